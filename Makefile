@@ -1,0 +1,43 @@
+# make demo    a swarm of four agents pulls a real model on this machine
+# make test    every test; prints what it skipped and why
+# make check   ruff, mypy, pyright, import-linter
+# make sim     the simulator's figures (RNG_SEED=n replays a world)
+# make bench   every figure that README quotes (namespaces need root)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SIZE ?= 1GiB
+
+.PHONY: demo test check sim bench format clean
+
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,test,check]'
+	touch $@
+
+demo: $(VENV)/.done
+	$(BIN)/python -m bench.demo --size $(SIZE)
+
+test: $(VENV)/.done
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+sim: $(VENV)/.done
+	$(BIN)/python -m bench.simulator $(if $(RNG_SEED),--rng-seed $(RNG_SEED))
+
+bench: $(VENV)/.done
+	$(BIN)/python -m bench
+
+format: $(VENV)/.done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info src/*.egg-info

@@ -1,0 +1,1 @@
+"""What an artifact is: pure values, no input or output."""
