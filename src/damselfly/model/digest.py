@@ -6,7 +6,6 @@ that an origin publishes keep that origin's algorithm (`sha256:`) and never name
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 
 from blake3 import blake3
 
@@ -16,7 +15,7 @@ _HEX_64 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Digest:
     """A BLAKE3-256 digest; prints as `blake3:<64 hex digits>`."""
 
@@ -42,7 +41,7 @@ class Digest:
             raise UsageError(f"{text[:90]!r} is not a digest: expected blake3: and 64 hex digits")
         return cls(bytes.fromhex(digits))
 
-    @cached_property
+    @property
     def hex(self) -> str:
         """The 64 hex digits alone, for file names and paths of URLs."""
         return self.raw.hex()

@@ -1,0 +1,1 @@
+"""The swarm: who has which chunk, and how the bytes get from agent to agent."""

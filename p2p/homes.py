@@ -1,0 +1,125 @@
+"""The homes this agent keeps for others: shell around the `Home` cores and their live streams."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from damselfly.clock import Clock
+from damselfly.errors import RemoteProtocolError
+from damselfly.p2p.home import Home
+from damselfly.p2p.messages import AgentID, LiveLine, Reply, Report, SwarmID
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomesLimits:
+    """How many homes one agent keeps, and how long an idle one."""
+
+    homes_max: int = 4096
+    idle_s: float = 600.0
+    lines_waiting_max: int = 1024
+    """A listener that is so far behind is cut off; it comes back and is told everything."""
+
+
+@dataclass(slots=True)
+class _Desk:
+    home: Home
+    listeners: dict[AgentID, "asyncio.Queue[LiveLine | None]"] = field(
+        default_factory=dict[AgentID, "asyncio.Queue[LiveLine | None]"]
+    )
+
+
+class Homes:
+    """Every home this agent is, by swarm and chunk count. Belongs to one event loop."""
+
+    def __init__(self, boot: str, clock: Clock, limits: HomesLimits | None = None) -> None:
+        self._boot = boot
+        self._clock = clock
+        self._limits = limits or HomesLimits()
+        self._desks: dict[tuple[SwarmID, int], _Desk] = {}
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Homes {len(self._desks)}>"
+
+    def report(self, swarm: SwarmID, report: Report) -> Reply:
+        """Hand a member's report to the home of `swarm`.
+
+        Raises:
+            RemoteProtocolError: the home does not take it, or there are too many homes.
+        """
+        desk = self._desk(swarm, report.chunk_count)
+        reply = desk.home.reported(report, self._clock.monotonic_s())
+        self._pump(desk)
+        return reply
+
+    async def live(
+        self, swarm: SwarmID, agent: AgentID, chunk_count: int
+    ) -> AsyncGenerator[LiveLine]:
+        """The live stream of one member; it ends when the member is cut off or comes anew."""
+        desk = self._desk(swarm, chunk_count)
+        lines: asyncio.Queue[LiveLine | None] = asyncio.Queue(self._limits.lines_waiting_max)
+        before = desk.listeners.get(agent)
+        if before is not None:
+            _cut(before)
+        desk.listeners[agent] = lines
+        try:
+            desk.home.subscribed(agent, self._clock.monotonic_s())
+            self._pump(desk)
+            while (line := await lines.get()) is not None:
+                yield line
+        finally:
+            if desk.listeners.get(agent) is lines:
+                del desk.listeners[agent]
+                desk.home.unsubscribed(agent, self._clock.monotonic_s())
+                self._pump(desk)
+
+    async def run(self) -> None:
+        """Let time pass for all homes, until cancelled."""
+        while True:
+            now = self._clock.monotonic_s()
+            for key, desk in list(self._desks.items()):
+                deadline = desk.home.next_deadline()
+                if deadline is not None and deadline <= now:
+                    desk.home.handle_timer(now)
+                    self._pump(desk)
+                if desk.home.idle_s(now) > self._limits.idle_s and not desk.listeners:
+                    del self._desks[key]
+            deadlines = [desk.home.next_deadline() for desk in self._desks.values()]
+            soonest = min((d for d in deadlines if d is not None), default=now + 60.0)
+            self._changed.clear()
+            with suppress(TimeoutError):
+                # A millisecond at least: timers of the loop are no finer, and must not spin.
+                async with asyncio.timeout(max(0.001, soonest - now)):
+                    await self._changed.wait()
+
+    def _desk(self, swarm: SwarmID, chunk_count: int) -> _Desk:
+        key = (swarm, chunk_count)
+        desk = self._desks.get(key)
+        if desk is None:
+            if len(self._desks) >= self._limits.homes_max:
+                raise RemoteProtocolError(f"{len(self._desks)} swarms have their home here already")
+            home = Home(swarm, self._boot, chunk_count=chunk_count, now=self._clock.monotonic_s())
+            desk = self._desks[key] = _Desk(home)
+            logger.debug("home.opened", extra={"swarm": swarm})
+        return desk
+
+    def _pump(self, desk: _Desk) -> None:
+        while (tell := desk.home.next_action()) is not None:
+            lines = desk.listeners.get(tell.agent)
+            if lines is None:
+                continue
+            try:
+                lines.put_nowait(tell.line)
+            except asyncio.QueueFull:
+                _cut(lines)
+        self._changed.set()
+
+
+def _cut(lines: "asyncio.Queue[LiveLine | None]") -> None:
+    while lines.full():
+        lines.get_nowait()
+    lines.put_nowait(None)

@@ -1,0 +1,237 @@
+"""The home of a ref: who resolves it, and what it was found to be. Pure and soft.
+
+A ref is resolved once in the cluster, the way chunks are fetched once: the first who asks is told to
+do it, the others wait a moment and are told the outcome.
+
+    ask ──> resolve                     you do it; say `planned` or `failed`
+        └─> pending                     somebody else is at it
+        └─> plan P, held by ...         join the swarm of P
+        └─> artifact A, held by ...     somebody has sealed it: join the swarm of A
+
+A resolution is believed for `fresh_s`: what stands behind a ref may change. That plan P became
+artifact A stays true for ever, and is kept as long as there is room.
+"""
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+
+from damselfly.errors import RemoteProtocolError
+from damselfly.model.digest import Digest
+from damselfly.p2p.fields import Fields, checked_text, written
+from damselfly.p2p.messages import AGENT_PATTERN, BOOT_PATTERN, AgentID
+
+REF_MESSAGE_BYTES_MAX = 64 << 10
+_REF = re.compile(r"[!-~]{1,4096}")
+_NEWS = re.compile(r"ask|planned|sealed|failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefLimits:
+    """How much a home of refs remembers, and for how long."""
+
+    fresh_s: float = 10.0
+    resolving_s: float = 30.0
+    """A resolver that has said nothing for so long is given up; it says something every second."""
+    retry_after_s: float = 0.1
+    refs_max: int = 4096
+    plans_max: int = 16_384
+    holders_max: int = 8
+
+
+class RefNews(Enum):
+    """What a member tells the home of a ref."""
+
+    ASK = "ask"
+    PLANNED = "planned"
+    SEALED = "sealed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RefReport:
+    """A question or a piece of news about `ref`."""
+
+    news: RefNews
+    ref: str
+    agent: AgentID
+    boot: str
+    plan: Digest | None = None
+    artifact: Digest | None = None
+
+    def to_json(self) -> bytes:
+        """Write it on one line."""
+        value: dict[str, object] = {
+            "news": self.news.value,
+            "ref": self.ref,
+            "agent": self.agent,
+            "boot": self.boot,
+        }
+        if self.plan is not None:
+            value["plan"] = self.plan.hex
+        if self.artifact is not None:
+            value["artifact"] = self.artifact.hex
+        return written(value)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "RefReport":
+        """Read one from somebody we do not trust.
+
+        Raises:
+            RemoteProtocolError: it breaks a rule or a limit.
+        """
+        fields = Fields.parse("a report about a ref", data, REF_MESSAGE_BYTES_MAX)
+        news = RefNews(fields.text("news", _NEWS))
+        report = cls(
+            news,
+            fields.text("ref", _REF),
+            AgentID(fields.text("agent", AGENT_PATTERN)),
+            fields.text("boot", BOOT_PATTERN),
+            fields.digest("plan"),
+            fields.digest("artifact"),
+        )
+        if news is RefNews.PLANNED and report.plan is None:
+            raise RemoteProtocolError("a ref was planned, but there is no plan")
+        if news is RefNews.SEALED and report.artifact is None:
+            raise RemoteProtocolError("a ref was sealed, but there is no artifact")
+        return report
+
+
+@dataclass(frozen=True, slots=True)
+class RefReply:
+    """What the home of a ref answers."""
+
+    must_resolve: bool = False
+    retry_after_s: float | None = None
+    plan: Digest | None = None
+    artifact: Digest | None = None
+    holders: tuple[AgentID, ...] = ()
+
+    def to_json(self) -> bytes:
+        """Write it on one line."""
+        value: dict[str, object] = {}
+        if self.must_resolve:
+            value["resolve"] = True
+        if self.retry_after_s is not None:
+            value["retry_after_s"] = self.retry_after_s
+        if self.plan is not None:
+            value["plan"] = self.plan.hex
+        if self.artifact is not None:
+            value["artifact"] = self.artifact.hex
+        if self.holders:
+            value["holders"] = self.holders
+        return written(value)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "RefReply":
+        """Read one from somebody we do not trust.
+
+        Raises:
+            RemoteProtocolError: it breaks a rule or a limit.
+        """
+        what = "a reply about a ref"
+        fields = Fields.parse(what, data, REF_MESSAGE_BYTES_MAX)
+        return cls(
+            fields.flag("resolve"),
+            fields.number("retry_after_s", 0.0, 60.0) if fields.has("retry_after_s") else None,
+            fields.digest("plan"),
+            fields.digest("artifact"),
+            fields.items("holders", 64, lambda v: AgentID(checked_text(v, AGENT_PATTERN, what))),
+        )
+
+
+@dataclass(slots=True)
+class _Ref:
+    resolver: tuple[AgentID, str] | None = None
+    resolver_heard_s: float = 0.0
+    outcome: tuple[Digest | None, Digest | None] | None = None
+    """The plan or the artifact, or both."""
+    outcome_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Holders:
+    agents: OrderedDict[AgentID, None] = field(default_factory=OrderedDict[AgentID, None])
+
+
+class RefHome:
+    """All refs that this agent is home of. Facts in, answers out; belongs to one task."""
+
+    def __init__(self, limits: RefLimits | None = None) -> None:
+        self._limits = limits or RefLimits()
+        self._refs: OrderedDict[str, _Ref] = OrderedDict()
+        self._artifacts: OrderedDict[Digest, Digest] = OrderedDict()
+        """What plans became."""
+        self._holders: OrderedDict[Digest, _Holders] = OrderedDict()
+        """Who can hand out a plan or a manifest."""
+
+    def reported(self, report: RefReport, now: float) -> RefReply:
+        """Take a question or news; answer it."""
+        ref = self._refs.setdefault(report.ref, _Ref())
+        self._refs.move_to_end(report.ref)
+        if len(self._refs) > self._limits.refs_max:
+            self._refs.popitem(last=False)
+        match report.news:
+            case RefNews.ASK:
+                return self._asked(ref, report, now)
+            case RefNews.FAILED:
+                if ref.resolver == (report.agent, report.boot):
+                    ref.resolver = None
+                return RefReply()
+            case RefNews.PLANNED | RefNews.SEALED:
+                return self._learned(ref, report, now)
+
+    def _asked(self, ref: _Ref, report: RefReport, now: float) -> RefReply:
+        limits = self._limits
+        if ref.outcome is not None and now - ref.outcome_s <= limits.fresh_s:
+            return self._outcome(ref.outcome)
+        me = (report.agent, report.boot)
+        if ref.resolver == me:
+            ref.resolver_heard_s = now
+            return RefReply(must_resolve=True)
+        if ref.resolver is not None and now - ref.resolver_heard_s <= limits.resolving_s:
+            return RefReply(retry_after_s=limits.retry_after_s)
+        ref.resolver, ref.resolver_heard_s = me, now
+        return RefReply(must_resolve=True)
+
+    def _learned(self, ref: _Ref, report: RefReport, now: float) -> RefReply:
+        plan, artifact = report.plan, report.artifact
+        for held in (plan, artifact):
+            if held is not None:
+                self._held_by(held, report.agent)
+        if plan is not None and artifact is not None:
+            self._artifacts[plan] = artifact
+            if len(self._artifacts) > self._limits.plans_max:
+                self._artifacts.popitem(last=False)
+        elif plan is not None:
+            artifact = self._artifacts.get(plan)
+        is_resolver = ref.resolver == (report.agent, report.boot)
+        if is_resolver or (ref.outcome is not None and plan == ref.outcome[0]):
+            if is_resolver:
+                ref.resolver = None
+                ref.outcome_s = now
+            ref.outcome = (plan, artifact)
+        return self._outcome((plan, artifact))
+
+    def _outcome(self, outcome: tuple[Digest | None, Digest | None]) -> RefReply:
+        plan, artifact = outcome
+        if artifact is None and plan is not None:
+            artifact = self._artifacts.get(plan)
+        holders = self._holders.get(artifact or plan or Digest(bytes(32)))
+        return RefReply(
+            plan=plan, artifact=artifact, holders=tuple(holders.agents) if holders else ()
+        )
+
+    def _held_by(self, digest: Digest, agent: AgentID) -> None:
+        holders = self._holders.setdefault(digest, _Holders())
+        self._holders.move_to_end(digest)
+        holders.agents[agent] = None
+        holders.agents.move_to_end(agent)
+        if len(holders.agents) > self._limits.holders_max:
+            holders.agents.popitem(last=False)
+        if len(self._holders) > self._limits.plans_max:
+            self._holders.popitem(last=False)
+
+    def __repr__(self) -> str:
+        return f"<RefHome {len(self._refs)} refs, {len(self._artifacts)} sealed>"

@@ -1,0 +1,630 @@
+"""One member's part in one swarm: the shell around a `Planner`.
+
+    facts:   replies, live lines, have lines, chunks that landed, failures, time
+    actions: reports, streams, asks, origin reads
+
+A chunk is received into a pooled buffer, hashed and kept by a worker thread, and only then told to
+the planner and to those who follow us. Facts are told where they arise; one callback drains the
+actions soon after. Every task belongs to `run`, which ends them all.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+from damselfly.clock import Clock
+from damselfly.errors import (
+    DamselflyError,
+    DeniedError,
+    DigestMismatchError,
+    IntegrityError,
+    NotFoundError,
+    OriginDeniedError,
+    OriginUnavailableError,
+    PeerUnavailableError,
+    ProtocolError,
+    RemoteProtocolError,
+)
+from damselfly.model.bitmap import Bitmap
+from damselfly.model.digest import Digest
+from damselfly.model.plan import Plan, PlannedFile
+from damselfly.p2p.actions import (
+    Action,
+    Ask,
+    AskFailure,
+    CancelAsk,
+    CancelOrigin,
+    CloseLive,
+    FetchOrigin,
+    Finish,
+    Follow,
+    GiveUp,
+    GiveUpReason,
+    OpenLive,
+    OriginFailure,
+    ReportFailure,
+    SendReport,
+    TellCorrupt,
+    Unfollow,
+)
+from damselfly.p2p.agents import Agents
+from damselfly.p2p.feed import HaveFeed
+from damselfly.p2p.homes import Homes
+from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
+from damselfly.p2p.planner import Planner, PlannerLimits
+from damselfly.p2p.transport import BufferPool, PeerPool
+
+logger = logging.getLogger(__name__)
+
+
+class Source(StrEnum):
+    """Where a chunk came from."""
+
+    ORIGIN = "origin"
+    PEER = "peer"
+    STORE = "store"
+
+
+class Keeper(Protocol):
+    """Where chunks are kept; thread-safe, called by workers."""
+
+    def have(self) -> Bitmap:
+        """The chunks held, verified."""
+        ...
+
+    def digests(self) -> Sequence[Digest | None]:
+        """The digests known, by index."""
+        ...
+
+    def write(self, index: int, digest: Digest, data: memoryview) -> None:
+        """Keep a verified chunk; on return it survives the end of this process."""
+        ...
+
+    def copy_local(self, index: int, digest: Digest) -> bool:
+        """Take the chunk from elsewhere on this node, verified; False if it is not there."""
+        ...
+
+
+class SpanStream(Protocol):
+    """A span of a file at the origin, read in order."""
+
+    @property
+    def first_byte_s(self) -> float | None:
+        """How long the first byte took; None before it came."""
+        ...
+
+    async def readinto(self, view: memoryview) -> None:
+        """Fill `view` with the next bytes."""
+        ...
+
+
+OpenSpan = Callable[[PlannedFile, int, int], AbstractAsyncContextManager[SpanStream]]
+"""Reads bytes `[start, stop)` of a file from the origin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwarmLimits:
+    """What one swarm may take, and how patient it is."""
+
+    stall_s: float = 10.0
+    """A transfer without a byte for so long is given up; the planner hedges long before."""
+    progress_interval_s: float = 0.25
+    origin_slice_bytes: int = 1 << 20
+    origin_patience_s: float = 60.0
+    """The origin fails, and nobody has brought a chunk for so long: the pull fails."""
+    followers_max: int = 512
+    lines_waiting_max: int = 256
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every swarm of an agent shares."""
+
+    agents: Agents
+    homes: Homes
+    pool: PeerPool
+    buffers: BufferPool
+    workers: Executor
+    clock: Clock
+    landed: Callable[[Source, int, float], None]
+    """Hears of every chunk that came: from where, its bytes, the seconds it took."""
+    limits: SwarmLimits = field(default_factory=SwarmLimits)
+    planner_limits: PlannerLimits = field(default_factory=PlannerLimits)
+
+
+class Swarm:
+    """A membership in one swarm, from `run` until it is cancelled. Belongs to one event loop.
+
+    `completed` returns once every wanted chunk is held, or raises what made that impossible.
+    """
+
+    def __init__(
+        self,
+        swarm: SwarmID,
+        plan: Plan,
+        keeper: Keeper,
+        around: Surroundings,
+        *,
+        wanted: int,
+        open_span: OpenSpan | None,
+        is_sealed: bool,
+    ) -> None:
+        self.swarm = swarm
+        self.plan = plan
+        self.bytes_by_source: dict[Source, int] = dict.fromkeys(Source, 0)
+        self._keeper = keeper
+        self._around = around
+        self._open_span = open_span
+        me = around.agents.me
+        now = around.clock.monotonic_s()
+        digests = {i: d for i, d in enumerate(keeper.digests()) if d is not None}
+        self.planner = Planner(
+            swarm,
+            me.agent,
+            me.boot,
+            chunk_count=plan.chunk_count,
+            have=keeper.have().bits,
+            wanted=wanted,
+            digests=digests,
+            is_sealed=is_sealed,
+            can_claim=open_span is not None,
+            zone=me.zone,
+            limits=around.planner_limits,
+            now=now,
+        )
+        self._feed = HaveFeed(now=now)
+        self._followers: set[asyncio.Queue[HaveLine | None]] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: dict[object, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_drain_due = False
+        self._finished = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._failure: DamselflyError | None = None
+        self._origin_error: DamselflyError | None = None
+        self._landed_s = now
+        self.idle_since_s = now
+        """Since when nobody follows us."""
+
+    def __repr__(self) -> str:
+        return f"<Swarm {self.swarm[:19]} {self.planner!r}>"
+
+    # --- for the agent -------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take part until cancelled or `end`ed."""
+        stop_listening = self._around.agents.on_change(self._look)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._look()
+                await self._ended.wait()
+                for task in self._running.values():
+                    task.cancel()
+        finally:
+            stop_listening()
+            self._tasks = None
+            if self._timer is not None:
+                self._timer.cancel()
+            for lines in self._followers:
+                _cut(lines)
+
+    async def completed(self) -> None:
+        """Wait until every wanted chunk is held.
+
+        Raises:
+            DamselflyError: that cannot be; says why.
+        """
+        await self._finished.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def end(self) -> None:
+        """Say goodbye to the home and to those who follow us, and stop taking part."""
+        if self._tasks is None:
+            return
+        self.planner.leave(self._now())
+        self._feed.leave()
+        self._tell_followers()
+        while (action := self.planner.next_action()) is not None:
+            if isinstance(action, SendReport):
+                await self._report(action)
+            else:
+                self._do(action)
+        self._ended.set()
+
+    @property
+    def digests(self) -> Mapping[int, Digest]:
+        """The digests known, by index."""
+        return self.planner.digests
+
+    @property
+    def follower_count(self) -> int:
+        """How many follow us."""
+        return len(self._followers)
+
+    async def haves(self) -> AsyncGenerator[HaveLine]:
+        """Our have stream, for one follower.
+
+        Raises:
+            PeerUnavailableError: too many follow us already.
+        """
+        if len(self._followers) >= self._around.limits.followers_max:
+            raise PeerUnavailableError(f"{len(self._followers)} follow {self.swarm} here already")
+        lines: asyncio.Queue[HaveLine | None] = asyncio.Queue(self._around.limits.lines_waiting_max)
+        self._tell_followers()
+        lines.put_nowait(self._feed.first_line(self.planner.have))
+        self._followers.add(lines)
+        try:
+            while (line := await lines.get()) is not None:
+                yield line
+        finally:
+            self._followers.discard(lines)
+            self.idle_since_s = self._now()
+
+    def lost(self, index: int) -> None:
+        """A chunk was found bad on our disk."""
+        self.planner.chunk_lost(index, self._now())
+        self._feed.chunk_lost(index)
+        self._wake()
+
+    # --- the loop --------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._around.clock.monotonic_s()
+
+    def _look(self) -> None:
+        self.planner.view_changed(list(self._around.agents.view), self._now())
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._is_drain_due and self._tasks is not None:
+            self._is_drain_due = True
+            asyncio.get_running_loop().call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._is_drain_due = False
+        if self._tasks is None or self._ended.is_set():
+            return
+        now = self._now()
+        deadline = self.planner.next_deadline()
+        if deadline is not None and deadline <= now:
+            self.planner.handle_timer(now)
+        while (action := self.planner.next_action()) is not None:
+            self._do(action)
+        self._mind_patience(now)
+        self._tell_followers()
+        if self._timer is not None:
+            self._timer.cancel()
+        deadlines = [self.planner.next_deadline(), self._feed.next_deadline(len(self._followers))]
+        soonest = min((d for d in deadlines if d is not None), default=None)
+        if soonest is not None:
+            # The loop's timers are a millisecond coarse: less would spin.
+            wait_s = max(0.001, soonest - now)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._wake)
+
+    def _tell_followers(self) -> None:
+        line = self._feed.next_line(len(self._followers), self._now())
+        if line is None:
+            return
+        for lines in self._followers:
+            try:
+                lines.put_nowait(line)
+            except asyncio.QueueFull:
+                _cut(lines)  # It comes back, and is told everything.
+
+    def _mind_patience(self, now: float) -> None:
+        patience_s = self._around.limits.origin_patience_s
+        if (
+            self._origin_error is not None
+            and not self.planner.is_complete
+            and now - self._landed_s > patience_s
+        ):
+            self._fail(self._origin_error)
+
+    def _fail(self, error: DamselflyError) -> None:
+        if not self._finished.is_set():
+            self._failure = error
+            self._finished.set()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case SendReport():
+                self._start(("report", action.report.serial), self._report(action))
+            case OpenLive():
+                self._start(("live", action.home), self._listen(action.home))
+            case CloseLive():
+                self._stop(("live", action.home))
+            case Follow():
+                self._start(("have", action.peer), self._follow(action.peer))
+            case Unfollow():
+                self._stop(("have", action.peer))
+            case Ask():
+                self._start(("ask", action.ask_id), self._ask(action))
+            case CancelAsk():
+                self._stop(("ask", action.ask_id))
+            case FetchOrigin():
+                self._start(("run", action.run_id), self._fetch(action))
+            case CancelOrigin():
+                self._stop(("run", action.run_id))
+            case TellCorrupt():
+                self._start(("corrupt", action.peer, action.index), self._accuse(action))
+            case Finish():
+                self._finished.set()
+            case GiveUp():
+                self._give_up(action.reason)
+
+    def _start(self, key: object, work: Coroutine[None, None, None]) -> None:
+        assert self._tasks is not None
+        self._stop(key)
+        task = self._tasks.create_task(work)
+        self._running[key] = task
+
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._running.get(key) is done:
+                del self._running[key]
+
+        task.add_done_callback(forget)
+
+    def _stop(self, key: object) -> None:
+        task = self._running.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    def _give_up(self, reason: GiveUpReason) -> None:
+        cause = self._origin_error
+        if cause is not None:
+            self._fail(cause)
+        elif reason is GiveUpReason.DENIED:
+            self._fail(OriginDeniedError(f"the origin of {self.plan.ref} refuses us"))
+        else:
+            self._fail(
+                OriginUnavailableError(
+                    f"nobody in the swarm of {self.plan.ref} can read its origin, and chunks are "
+                    "missing that nobody holds"
+                )
+            )
+
+    # --- the home --------------------------------------------------------------------------
+
+    async def _report(self, action: SendReport) -> None:
+        report, home = action.report, action.home
+        serial = report.serial
+        try:
+            if home == self._around.agents.me.agent:
+                reply = self._around.homes.report(self.swarm, report)
+            else:
+                answer = await self._around.pool.request(
+                    home,
+                    "POST",
+                    f"/v1/swarms/{self.swarm}/report",
+                    body=report.to_json(),
+                    deadline_s=action.patience_s,
+                )
+                if answer.status != 200:
+                    raise RemoteProtocolError(f"home {home} answers with {answer.status}")
+                reply = Reply.parse(answer.body, self.plan.chunk_count)
+        except PeerUnavailableError as exc:
+            is_silent = isinstance(exc.__cause__, TimeoutError)
+            failure = ReportFailure.SILENT if is_silent else ReportFailure.UNREACHABLE
+            self._around.agents.suspect(home)
+            self.planner.report_failed(serial, failure, self._now())
+        except ProtocolError as exc:
+            logger.warning("report.refused", extra={"home": home, "error": str(exc)})
+            self.planner.report_failed(serial, ReportFailure.REFUSED, self._now())
+        else:
+            self.planner.reply_received(serial, reply, self._now())
+        self._wake()
+
+    async def _listen(self, home: AgentID) -> None:
+        count = self.plan.chunk_count
+        me = self._around.agents.me.agent
+        try:
+            if home == me:
+                async with contextlib.aclosing(
+                    self._around.homes.live(self.swarm, me, count)
+                ) as lines:
+                    async for line in lines:
+                        self._heard(home, line)
+            else:
+                path = f"/v1/swarms/{self.swarm}/live?agent={me}&chunks={count}"
+                async with self._around.pool.stream(home, "GET", path) as stream:
+                    if stream.status == 200:
+                        async for data in stream.lines():
+                            self._heard(home, LiveLine.parse(data, count))
+        except (PeerUnavailableError, ProtocolError) as exc:
+            logger.debug("live.lost", extra={"home": home, "error": str(exc)})
+        self.planner.live_lost(home, self._now())
+        self._wake()
+
+    def _heard(self, home: AgentID, line: LiveLine) -> None:
+        self.planner.live_received(home, line, self._now())
+        self._wake()
+
+    # --- peers -----------------------------------------------------------------------------
+
+    async def _follow(self, peer: AgentID) -> None:
+        count = self.plan.chunk_count
+        try:
+            path = f"/v1/swarms/{self.swarm}/have?chunks={count}"
+            async with self._around.pool.stream(peer, "GET", path) as stream:
+                if stream.status == 200:
+                    async for data in stream.lines():
+                        self.planner.peer_told(peer, HaveLine.parse(data, count), self._now())
+                        self._wake()
+        except (PeerUnavailableError, ProtocolError) as exc:
+            logger.debug("peer.lost", extra={"peer": peer, "error": str(exc)})
+            self._around.agents.suspect(peer)
+        self.planner.peer_lost(peer, self._now())
+        self._wake()
+
+    async def _ask(self, action: Ask) -> None:
+        length = self.plan.lengths[action.index]
+        began_s = self._now()
+        try:
+            async with self._around.buffers.buffer(length) as view:
+                reply = await self._around.pool.fetch_into(
+                    action.peer,
+                    f"/v1/chunks/{action.digest.hex}",
+                    view,
+                    headers=(("priority", "u=0" if action.is_urgent else "u=3"),),
+                    stall_s=self._around.limits.stall_s,
+                    on_bytes=self._progress(partial(self.planner.ask_progressed, action.ask_id)),
+                )
+                if reply.status == 200 and reply.length == length:
+                    await self._land(action.index, action.digest, view, action.peer)
+        except PeerUnavailableError as exc:
+            is_stalled = isinstance(exc.__cause__, TimeoutError)
+            self._around.agents.suspect(action.peer)
+            self._failed(action, AskFailure.STALLED if is_stalled else AskFailure.DEAD)
+        except RemoteProtocolError as exc:
+            logger.warning("peer.misbehaved", extra={"peer": action.peer, "error": str(exc)})
+            self._failed(action, AskFailure.DEAD)
+        except DigestMismatchError as exc:
+            logger.warning("chunk.corrupt", extra={"peer": action.peer, "error": str(exc)})
+            self._failed(action, AskFailure.CORRUPT)
+        except DamselflyError as exc:
+            self._fail(exc)  # Our own store failed: no peer can mend that.
+        else:
+            if reply.status == 200 and reply.length == length:
+                self._kept(action.index, Source.PEER, began_s)
+                self.planner.chunk_arrived(action.ask_id, self._now())
+            elif reply.status == 200:
+                self._failed(action, AskFailure.CORRUPT)
+            elif reply.status == 503:
+                retry_after_s = _milliseconds(reply.header("retry-after-ms")) / 1000
+                self.planner.ask_failed(action.ask_id, AskFailure.BUSY, self._now(), retry_after_s)
+            else:
+                self._failed(action, AskFailure.MISSING)
+        self._wake()
+
+    def _failed(self, action: Ask, failure: AskFailure) -> None:
+        self.planner.ask_failed(action.ask_id, failure, self._now())
+
+    async def _accuse(self, action: TellCorrupt) -> None:
+        with contextlib.suppress(PeerUnavailableError, ProtocolError):
+            path = f"/v1/chunks/{action.digest.hex}/corrupt"
+            await self._around.pool.request(action.peer, "POST", path, deadline_s=5.0)
+
+    # --- the origin ------------------------------------------------------------------------
+
+    async def _fetch(self, action: FetchOrigin) -> None:
+        run_id = action.run_id
+        try:
+            for file, indexes in _by_file(self.plan, action.run):
+                await self._fetch_span(run_id, file, indexes)
+        except OriginDeniedError as exc:
+            self._origin_failed(run_id, OriginFailure.DENIED, exc)
+        except (OriginUnavailableError, ProtocolError) as exc:
+            self._origin_failed(run_id, OriginFailure.FAILED, exc)
+        except (IntegrityError, NotFoundError, DeniedError) as exc:
+            self._origin_failed(run_id, OriginFailure.CHANGED, exc)
+        except DamselflyError as exc:
+            self._fail(exc)  # Our own store failed.
+        self._wake()
+
+    async def _fetch_span(self, run_id: int, file: PlannedFile, indexes: range) -> None:
+        assert self._open_span is not None, "a claim without an origin"
+        spans = [self.plan.span(index) for index in indexes]
+        start, stop = spans[0].start, spans[-1].start + spans[-1].length
+        slice_bytes = self._around.limits.origin_slice_bytes
+        is_first = True
+        received = 0
+        progressed_s = self._now()
+        async with self._open_span(file, start, stop) as stream:
+            for index, span in zip(indexes, spans, strict=True):
+                began_s = self._now()
+                async with self._around.buffers.buffer(span.length) as view:
+                    for offset in range(0, span.length, slice_bytes):
+                        await stream.readinto(view[offset : offset + slice_bytes])
+                        received += min(slice_bytes, span.length - offset)
+                        now = self._now()
+                        if is_first:
+                            is_first = False
+                            first_byte_s = stream.first_byte_s or 0.0
+                            self.planner.origin_answered(run_id, first_byte_s, now)
+                        if now - progressed_s > self._around.limits.progress_interval_s:
+                            progressed_s = now
+                            self.planner.origin_progressed(run_id, received, now)
+                    expected = self.planner.digests.get(index)
+                    digest = await self._land(index, expected, view, f"the origin ({file.path})")
+                self._origin_error = None
+                self._kept(index, Source.ORIGIN, began_s)
+                self.planner.origin_chunk_arrived(run_id, index, digest, self._now())
+                self._wake()
+
+    def _origin_failed(self, run_id: int, failure: OriginFailure, error: DamselflyError) -> None:
+        logger.warning("origin.failed", extra={"ref": self.plan.ref, "error": str(error)})
+        self._origin_error = error
+        self.planner.origin_failed(run_id, failure, self._now())
+
+    # --- chunks ----------------------------------------------------------------------------
+
+    async def _land(
+        self, index: int, expected: Digest | None, view: memoryview, source: str
+    ) -> Digest:
+        """Verify and keep a chunk, in a worker."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._around.workers, _keep, self._keeper, index, expected, view, source
+        )
+
+    def _kept(self, index: int, source: Source, began_s: float) -> None:
+        now = self._now()
+        length = self.plan.lengths[index]
+        self._landed_s = now
+        self.bytes_by_source[source] += length
+        self._around.landed(source, length, now - began_s)
+        self._feed.chunk_held(index)
+
+    def _progress(self, tell: Callable[[int, float], None]) -> Callable[[int], None]:
+        received = 0
+        told_s = self._now()
+
+        def count(new_bytes: int) -> None:
+            nonlocal received, told_s
+            received += new_bytes
+            now = self._now()
+            if now - told_s > self._around.limits.progress_interval_s:
+                told_s = now
+                tell(received, now)
+
+        return count
+
+
+def _keep(
+    keeper: Keeper, index: int, expected: Digest | None, view: memoryview, source: str
+) -> Digest:
+    actual = Digest.of(view)
+    if expected is not None and actual != expected:
+        raise DigestMismatchError(str(expected), str(actual), source)
+    keeper.write(index, actual, view)
+    return actual
+
+
+def _by_file(plan: Plan, run: Run) -> list[tuple[PlannedFile, range]]:
+    """Cut a run where files end: one request reads one file."""
+    cuts: list[tuple[PlannedFile, range]] = []
+    index, stop = run.start, run.start + run.count
+    while index < stop:
+        number = plan.span(index).file
+        end = min(stop, plan.indexes(number).stop)
+        cuts.append((plan.files[number], range(index, end)))
+        index = end
+    return cuts
+
+
+def _milliseconds(text: str | None) -> float:
+    return float(text) if text is not None and text.isascii() and text.isdigit() else 0.0
+
+
+def _cut(lines: "asyncio.Queue[HaveLine | None]") -> None:
+    while lines.full():
+        lines.get_nowait()
+    lines.put_nowait(None)

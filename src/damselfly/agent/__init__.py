@@ -1,0 +1,1 @@
+"""The node daemon: builds every room, and hands their ports around."""

@@ -1,0 +1,296 @@
+"""The agent's composition root: builds everything, runs until SIGTERM, takes it apart again."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+
+import uvloop
+
+from damselfly import __version__
+from damselfly.agent.admin import AdminServer
+from damselfly.agent.api import APIServer
+from damselfly.agent.config import AgentConfig, PeerFile, PeerList, PeerName
+from damselfly.agent.node import Counters, LocalNode
+from damselfly.agent.pull import Workshop
+from damselfly.agent.resolver import Resolver, ref_key
+from damselfly.agent.swarms import Swarms
+from damselfly.cache.limits import Limits as StoreLimits
+from damselfly.cache.report import ArtifactState
+from damselfly.cache.store import Store
+from damselfly.clock import SystemClock
+from damselfly.errors import ConfigError, DamselflyError
+from damselfly.log import configure
+from damselfly.metrics import Metrics
+from damselfly.model.chunker import CHUNK_BYTES_MAX
+from damselfly.model.bitmap import Bitmap
+from damselfly.model.digest import Digest
+from damselfly.model.ref import Ref
+from damselfly.origin.port import OriginLimits
+from damselfly.origin.registry import Origins
+from damselfly.p2p.agents import Agents, hello_bytes
+from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers, split_address
+from damselfly.p2p.homes import Homes
+from damselfly.p2p.membership import Hello
+from damselfly.p2p.messages import AgentID
+from damselfly.p2p.planner import PlannerLimits
+from damselfly.p2p.refs import RefHome
+from damselfly.p2p.rendezvous import home_of
+from damselfly.p2p.routes import Routes, ServeLimits, Shelf
+from damselfly.p2p.swarm import Source, Surroundings
+from damselfly.p2p.transport import BufferPool, PeerPool, PeerServer, Request, Response
+
+logger = logging.getLogger(__name__)
+
+WORKER_THREADS = 4
+"""Hashing and writing release the interpreter: two keep a fast link busy, four hide slow writes."""
+LOOKUP_THREADS = 2
+"""A look-up takes microseconds, but may wait for the catalog: not in the loop, and not behind writes."""
+FIRST_LOOK_S = 3.0
+"""How long a start waits for the listed peers to answer or to fail."""
+TELL_INTERVAL_S = 15.0
+
+
+def run(config: AgentConfig) -> int:
+    """Run the agent until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        DamselflyError: it cannot start, or cannot go on.
+    """
+    configure(config.log.level, config.log.format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config))
+    except BaseExceptionGroup as group:
+        errors = group.subgroup(DamselflyError)
+        if errors is None:
+            raise
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from group
+    return 0
+
+
+def _peer_source(config: AgentConfig) -> PeerSource:
+    match config.swarm.peers:
+        case PeerList(addresses):
+            return StaticPeers(addresses)
+        case PeerFile(path):
+            return FilePeers(path)
+        case PeerName(name, port):
+            return DNSPeers(name, port)
+
+
+@asynccontextmanager
+async def _opened_store(config: AgentConfig) -> AsyncGenerator[Store]:
+    settings = config.store
+    limits = StoreLimits(
+        capacity_bytes=settings.capacity_bytes,
+        keep_free_bytes=settings.keep_free_bytes,
+        free_again_bytes=2 * settings.keep_free_bytes,
+        high=settings.high,
+        low=settings.low,
+    )
+    store = await asyncio.to_thread(Store.open, settings.path, limits, SystemClock())
+    try:
+        if not store.reconciled.is_clean:
+            logger.warning("store.reconciled", extra={"found": repr(store.reconciled)})
+        yield store
+    finally:
+        await asyncio.to_thread(store.close)
+
+
+async def _serve(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with _opened_store(config) as store:
+        await _Agent(config, store).run(stop)
+
+
+async def _not_yet(_: Request) -> Response:
+    return Response(503, (("retry-after-ms", "200"),))
+
+
+class _Agent:
+    """Everything that runs while the store is open."""
+
+    def __init__(self, config: AgentConfig, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._clock = SystemClock()
+        self._counters = Counters()
+        self._metrics = Metrics()
+        self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="worker")
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        self._boot = secrets.token_hex(16)
+        self._pool = PeerPool()
+        self._homes = Homes(self._boot, self._clock)
+        self._origins = Origins(OriginLimits(connections_per_host_max=config.origin.connections))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listen, and take part until `stop` is set."""
+        host, port = split_address(self._config.agent.listen)
+        server = PeerServer(_not_yet)
+        try:
+            await server.start(host, port)
+        except OSError as exc:
+            raise ConfigError(f"listening on {self._config.agent.listen}") from exc
+        me = Hello(
+            AgentID(self._config.advertised(server.port)), self._boot, self._config.swarm.zone
+        )
+        agents = Agents(me, _peer_source(self._config), self._pool, self._clock)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._take_part(stop, server, agents, tasks)
+        finally:
+            await server.close()
+            await self._pool.close()
+            await self._origins.close()
+            self._workers.shutdown()
+            self._lookups.shutdown()
+        logger.info("agent.stopped", extra={"agent": me.agent})
+
+    def _surroundings(self, agents: Agents) -> Surroundings:
+        settings = self._config.swarm
+        defaults = PlannerLimits()
+        fetch = settings.fetch_limit
+        return Surroundings(
+            agents=agents,
+            homes=self._homes,
+            pool=self._pool,
+            buffers=BufferPool(max(2, settings.buffer_bytes // CHUNK_BYTES_MAX), CHUNK_BYTES_MAX),
+            workers=self._workers,
+            clock=self._clock,
+            landed=self._landed,
+            planner_limits=replace(
+                defaults,
+                asks_max=fetch or defaults.asks_max,
+                asks_max_large=fetch or defaults.asks_max_large,
+                origin_connections_max=self._config.origin.connections,
+            ),
+        )
+
+    async def _take_part(
+        self, stop: asyncio.Event, server: PeerServer, agents: Agents, tasks: asyncio.TaskGroup
+    ) -> None:
+        config, store = self._config, self._store
+        swarms = Swarms(self._surroundings(agents), tasks)
+        refs = RefHome()
+        resolver = Resolver(self._origins, agents, self._pool, refs, self._clock, store.manifest)
+        server.handler = Routes(
+            hello=hello_bytes(agents.me, __version__),
+            homes=self._homes,
+            refs=refs,
+            shelf=Shelf(
+                locate=store.locate,
+                manifest=self._manifest_bytes,
+                plan=resolver.plan,
+                swarm=swarms.get,
+                accused=self._accused,
+                served=self._served,
+            ),
+            workers=self._lookups,
+            clock=self._clock,
+            limits=ServeLimits(slots=config.swarm.serve_limit or ServeLimits().slots),
+        )
+        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        node = LocalNode(config, shop, agents, self._counters, tasks)
+        background = [tasks.create_task(agents.run()), tasks.create_task(self._homes.run())]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await agents.settled()
+        async with contextlib.AsyncExitStack() as stack:
+            api = APIServer(node, config.agent.socket, mode=config.agent.socket_mode)
+            await stack.enter_async_context(api)
+            if config.agent.admin is not None:
+                admin = AdminServer(config.agent.admin, self._metrics, node.unready)
+                await stack.enter_async_context(admin)
+            background.append(tasks.create_task(self._keep_seeding(shop, agents)))
+            node.state = "ready"
+            logger.info("agent.started", extra={"agent": agents.me.agent})
+            await stop.wait()
+            logger.info("agent.draining", extra={"agent": agents.me.agent})
+            await node.stop(config.agent.drain_s)
+        for task in background:
+            task.cancel()
+        await swarms.leave_all()
+        await server.drain(config.agent.drain_s)
+
+    async def _keep_seeding(self, shop: Workshop, agents: Agents) -> None:
+        """Be in the swarm of every artifact we hold; tell the homes of refs what they became."""
+        told: dict[str, tuple[AgentID | None, str]] = {}
+        while True:
+            infos = await shop.work(partial(self._store.artifacts))
+            complete = [info for info in infos if info.state is ArtifactState.COMPLETE]
+            for info in complete:
+                manifest = await shop.work(partial(self._store.manifest, info.artifact))
+                if manifest is None:
+                    continue
+                have = Bitmap.full(manifest.chunk_count)
+                await shop.swarms.seed(manifest, have, str(info.artifact))
+                for text in info.refs:
+                    await self._tell_home(text, info.artifact, shop, agents, told)
+            await shop.swarms.tidy()
+            await asyncio.sleep(TELL_INTERVAL_S)
+
+    async def _tell_home(
+        self,
+        text: str,
+        artifact: Digest,
+        shop: Workshop,
+        agents: Agents,
+        told: dict[str, tuple[AgentID | None, str]],
+    ) -> None:
+        ref = Ref.parse(text)
+        if ref.scheme == "file":
+            return
+        view = agents.view
+        home = home_of(ref_key(ref), view)
+        seen = (home, view[home].boot if home is not None else "")
+        if told.get(text) == seen:
+            return
+        told[text] = seen
+        plan_id = await shop.work(partial(self._store.revision_of, text, artifact))
+        await shop.resolver.sealed_before(ref, plan_id, artifact)
+
+    # --- what others tell us -------------------------------------------------------------------
+
+    def _manifest_bytes(self, artifact: Digest) -> bytes | None:
+        manifest = self._store.manifest(artifact)
+        return manifest.canonical() if manifest is not None else None
+
+    def _accused(self, digest: Digest) -> None:
+        logger.warning("chunk.accused", extra={"digest": str(digest)})
+        self._lookups.submit(_recheck, self._store, digest)
+
+    def _landed(self, source: Source, length: int, seconds: float) -> None:
+        self._counters.landed(source, length)
+        self._metrics.chunk_fetched(source.value, length, seconds)
+
+    def _served(self, length: int) -> None:
+        self._counters.served += length
+        self._metrics.chunk_served(length)
+
+
+def _recheck(store: Store, digest: Digest) -> None:
+    """Look whether a chunk that a peer found wrong is wrong on our disk."""
+    held = store.locate(digest)
+    if held is None:
+        return
+    try:
+        data = os.pread(held.fd, held.length, held.offset)
+    finally:
+        held.close()
+    if Digest.of(data) != digest:
+        logger.error("chunk.bad", extra={"digest": str(digest)})
+        store.verify()

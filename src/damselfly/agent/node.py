@@ -1,0 +1,379 @@
+"""The agent's answers to its own socket: what `damselfly` verbs do on this node."""
+
+import asyncio
+import os
+import queue
+import re
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from damselfly import __version__
+from damselfly.agent.config import AgentConfig
+from damselfly.agent.pull import Pull, Workshop, is_held
+from damselfly.cache import report
+from damselfly.client.answers import (
+    BadChunk,
+    Cancelled,
+    Check,
+    Collected,
+    Diagnosis,
+    HeldArtifact,
+    PeerStatus,
+    Progress,
+    Pulled,
+    PullRequest,
+    Removed,
+    Setting,
+    Status,
+    StoreStatus,
+    Traffic,
+    Verified,
+    VerifyProgress,
+)
+from damselfly.errors import (
+    ArtifactNotFoundError,
+    DamselflyError,
+    JobNotFoundError,
+    UsageError,
+)
+from damselfly.model.digest import Digest
+from damselfly.model.ref import Ref
+from damselfly.p2p.agents import Agents
+from damselfly.p2p.swarm import Source
+
+PROGRESS_INTERVAL_S = 0.2
+PULLS_MAX = 256
+_PREFIX = re.compile(r"(?:blake3:)?([0-9a-f]{6,64})", re.ASCII)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Bytes moved since the agent started."""
+
+    origin: int = 0
+    peers: int = 0
+    store: int = 0
+    served: int = 0
+
+    def landed(self, source: Source, length: int) -> None:
+        """Count a chunk that came."""
+        match source:
+            case Source.ORIGIN:
+                self.origin += length
+            case Source.PEER:
+                self.peers += length
+            case Source.STORE:
+                self.store += length
+
+
+class LocalNode:
+    """This node, for the API. Belongs to one event loop; pulls run in the given task group."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        workshop: Workshop,
+        agents: Agents,
+        counters: Counters,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._config = config
+        self._shop = workshop
+        self._agents = agents
+        self._counters = counters
+        self._tasks = tasks
+        self._pulls: dict[PullRequest, Pull] = {}
+        self._began_s = workshop.clock.monotonic_s()
+        self.state = "starting"
+
+    # --- pulls -------------------------------------------------------------------------------
+
+    async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
+        """Start or join a pull, and watch it."""
+        pull = self._started(request)
+        while not pull.ended.is_set():
+            yield pull.progress()
+            waiter = asyncio.ensure_future(pull.ended.wait())
+            try:
+                await asyncio.wait({waiter}, timeout=PROGRESS_INTERVAL_S)
+            finally:
+                waiter.cancel()
+        if pull.failure is not None:
+            raise pull.failure
+        assert pull.outcome is not None
+        yield pull.progress()
+        yield pull.outcome
+
+    def _started(self, request: PullRequest) -> Pull:
+        if self.state == "draining":
+            raise UsageError("the agent is stopping: it takes no new pulls")
+        ref = Ref.parse(request.ref)
+        request = PullRequest(
+            ref=str(ref),
+            include=tuple(sorted(set(request.include))),
+            exclude=tuple(sorted(set(request.exclude))),
+        )
+        pull = self._pulls.get(request)
+        if pull is not None:
+            return pull
+        if len(self._pulls) >= PULLS_MAX:
+            raise UsageError(f"{PULLS_MAX} pulls run already")
+        pull = self._pulls[request] = Pull(request, ref, self._shop)
+        pull.task = self._tasks.create_task(pull.run())
+
+        def forget(_: asyncio.Task[None]) -> None:
+            del self._pulls[request]
+
+        pull.task.add_done_callback(forget)
+        return pull
+
+    async def pulls(self) -> Sequence[Progress]:
+        """The pulls that run."""
+        return [pull.progress() for pull in self._pulls.values()]
+
+    async def cancel(self, target: str) -> Sequence[Cancelled]:
+        """Stop the pulls of `target`."""
+        found = [pull for pull in self._pulls.values() if _is_meant(pull, target)]
+        if not found:
+            raise JobNotFoundError(f"no pull of {target[:200]} is running")
+        for pull in found:
+            if pull.task is not None:
+                pull.task.cancel()
+        for pull in found:
+            await pull.ended.wait()
+        return [
+            Cancelled(ref=pull.ref.safe, artifact=str(pull.artifact) if pull.artifact else None)
+            for pull in found
+        ]
+
+    async def stop(self, patience_s: float) -> None:
+        """Take no new pulls, and end those that run."""
+        self.state = "draining"
+        tasks = [pull.task for pull in self._pulls.values() if pull.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience_s)
+
+    def unready(self) -> list[str]:
+        """Why the agent should not be asked for anything now; empty when it may."""
+        return [] if self.state == "ready" else [f"the agent is {self.state}"]
+
+    # --- artifacts ---------------------------------------------------------------------------
+
+    async def artifacts(self) -> Sequence[HeldArtifact]:
+        """What the store holds, most recently used first."""
+        infos = await self._shop.work(partial(self._shop.store.artifacts))
+        held = [info for info in infos if is_held(info.state)]
+        return [self._held(info) for info in sorted(held, key=lambda info: -info.used_ns)]
+
+    def _held(self, info: report.ArtifactInfo) -> HeldArtifact:
+        return HeldArtifact(
+            artifact=str(info.artifact),
+            refs=info.refs,
+            bytes=info.bytes,
+            bytes_held=info.bytes_held,
+            files=info.file_count,
+            pinned=info.is_pinned,
+            leases=len(info.leases),
+            used_ns=info.used_ns,
+        )
+
+    async def _find(self, name: str) -> report.ArtifactInfo:
+        infos = await self._shop.work(partial(self._shop.store.artifacts))
+        match = _PREFIX.fullmatch(name)
+        if match is not None:
+            found = [info for info in infos if info.artifact.hex.startswith(match[1])]
+        else:
+            ref = Ref.parse(name)
+            found = [
+                info
+                for info in infos
+                if str(ref.unpinned) in info.refs and ref.pin in {None, info.artifact}
+            ]
+            found.sort(key=lambda info: -info.used_ns)
+            found = found[:1]
+        if not found:
+            raise ArtifactNotFoundError(f"the store has no artifact {name[:200]}")
+        if len(found) > 1:
+            raise UsageError(f"{name} could be any of {len(found)} artifacts: give more digits")
+        return found[0]
+
+    async def remove(self, artifact: str) -> Removed:
+        """Take an artifact out of the store."""
+        info = await self._find(artifact)
+        removed = await self._shop.work(partial(self._shop.store.remove, info.artifact))
+        await self._shop.swarms.leave(info.artifact)
+        return Removed(artifact=str(info.artifact), bytes_freed=removed.bytes)
+
+    async def pin(self, artifact: str) -> HeldArtifact:
+        """Keep an artifact from eviction."""
+        info = await self._find(artifact)
+        await self._shop.work(partial(self._shop.store.pin, info.artifact))
+        return self._held(await self._find(str(info.artifact)))
+
+    async def unpin(self, artifact: str) -> HeldArtifact:
+        """Let an artifact be evicted again."""
+        info = await self._find(artifact)
+        await self._shop.work(partial(self._shop.store.unpin, info.artifact))
+        return self._held(await self._find(str(info.artifact)))
+
+    async def gc(self) -> Collected:
+        """Remove what nothing refers to."""
+        removed = await self._shop.work(partial(self._shop.store.gc))
+        return Collected(bytes_freed=removed.bytes, files=removed.file_count)
+
+    # --- verify ------------------------------------------------------------------------------
+
+    async def verify(
+        self, artifact: str | None, *, repair: bool
+    ) -> AsyncIterator[VerifyProgress | BadChunk | Verified]:
+        """Re-read and re-hash; fetch what is bad again if asked to."""
+        began_s = self._shop.clock.monotonic_s()
+        store = self._shop.store
+        target = (await self._find(artifact)).artifact if artifact is not None else None
+        name = str(target) if target is not None else None
+        told: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        work = asyncio.ensure_future(
+            self._shop.work(
+                partial(store.verify, target, lambda done, all_: told.put((done, all_)))
+            )
+        )
+        while not (await asyncio.wait({work}, timeout=PROGRESS_INTERVAL_S))[0]:
+            newest: deque[tuple[int, int]] = deque(maxlen=1)
+            while not told.empty():
+                newest.append(told.get_nowait())
+            for done, total in newest:
+                yield VerifyProgress(artifact=name, bytes_done=done, bytes_total=total)
+        found = work.result()
+        for bad in found.bad:
+            yield _bad_chunk(bad, found)
+        repaired = 0
+        if repair:
+            for degraded in found.degraded:
+                yield VerifyProgress(
+                    artifact=str(degraded), phase="repairing", chunks_bad=len(found.bad)
+                )
+                await self._repair(degraded)
+            again = await self._shop.work(partial(store.verify, target))
+            repaired = len(found.bad) - len(again.bad)
+        infos = await self._shop.work(partial(store.artifacts))
+        yield Verified(
+            artifacts=1 if target is not None else sum(is_held(info.state) for info in infos),
+            bytes=found.bytes,
+            chunks_bad=len(found.bad),
+            chunks_repaired=repaired,
+            seconds=round(self._shop.clock.monotonic_s() - began_s, 3),
+        )
+
+    async def _repair(self, artifact: Digest) -> None:
+        """Pull what is missing of an artifact that was here."""
+        info = await self._find(str(artifact))
+        if not info.refs:
+            raise UsageError(f"{artifact} was pulled by no ref that is known here: pull it again")
+        await self._shop.swarms.leave(artifact)
+        request = PullRequest(ref=f"{info.refs[0]}#{artifact}")
+        async for _ in self.pull(request):
+            pass
+
+    # --- at a glance -------------------------------------------------------------------------
+
+    async def status(self) -> Status:
+        """The agent at a glance."""
+        usage = await self._shop.work(partial(self._shop.store.usage))
+        me = self._agents.me
+        counters = self._counters
+        return Status(
+            version=__version__,
+            agent=me.agent,
+            state=self.state,
+            zone=me.zone,
+            pid=os.getpid(),
+            uptime_s=round(self._shop.clock.monotonic_s() - self._began_s, 3),
+            store=StoreStatus(
+                path=str(self._config.store.path),
+                bytes=usage.bytes,
+                capacity_bytes=usage.capacity_bytes
+                or usage.bytes + max(0, usage.free_bytes - usage.keep_free_bytes),
+                reserved_bytes=usage.reserved_bytes,
+                free_bytes=usage.free_bytes,
+                artifacts=usage.artifact_count,
+            ),
+            peers=tuple(
+                PeerStatus(agent=hello.agent, state="connected", zone=hello.zone)
+                for agent, hello in sorted(self._agents.view.items())
+                if agent != me.agent
+            ),
+            pulls=tuple(await self.pulls()),
+            traffic=Traffic(
+                bytes_from_origin=counters.origin,
+                bytes_from_peers=counters.peers,
+                bytes_from_store=counters.store,
+                bytes_served=counters.served,
+            ),
+        )
+
+    async def doctor(self) -> Diagnosis:
+        """Look at everything that commonly goes wrong."""
+        path = self._config.store.path
+        disk = await self._shop.work(partial(shutil.disk_usage, path))
+        checks = [_disk_check(path, disk.free, self._config.store.keep_free_bytes)]
+        alive = len(self._agents.view) - 1
+        checks.append(
+            Check(
+                name="peers",
+                verdict="ok" if alive else "warning",
+                detail=f"{alive} alive, listed by {self._config.swarm.peers}",
+                advice="" if alive else "alone, every byte comes from the origin: see --peers",
+            )
+        )
+        try:
+            infos = await self._shop.work(partial(self._shop.store.artifacts))
+            degraded = [i for i in infos if i.state is report.ArtifactState.DEGRADED]
+            checks.append(
+                Check(
+                    name="artifacts",
+                    verdict="bad" if degraded else "ok",
+                    detail=f"{len(infos)} known, {len(degraded)} degraded",
+                    advice="damselfly verify --repair" if degraded else "",
+                )
+            )
+        except DamselflyError as exc:
+            checks.append(Check(name="artifacts", verdict="bad", detail=str(exc)))
+        settings = tuple(
+            Setting(key=key, value=value, source=source)
+            for key, value, source in self._config.effective()
+        )
+        return Diagnosis(checks=tuple(checks), settings=settings)
+
+
+def _disk_check(path: Path, free: int, keep_free: int) -> Check:
+    is_low = free < keep_free
+    return Check(
+        name="disk",
+        verdict="bad" if is_low else "ok",
+        detail=f"{free >> 20} MiB free at {path}, {keep_free >> 20} MiB are kept free",
+        advice="free some space, or give the store a larger disk" if is_low else "",
+    )
+
+
+def _is_meant(pull: Pull, target: str) -> bool:
+    match = _PREFIX.fullmatch(target)
+    if match is not None:
+        return pull.artifact is not None and pull.artifact.hex.startswith(match[1])
+    return str(Ref.parse(target).unpinned) == str(pull.ref.unpinned)
+
+
+def _bad_chunk(bad: report.BadChunk, found: report.Verified) -> BadChunk:
+    artifact = found.degraded[0] if found.degraded else bad.expected
+    return BadChunk(
+        artifact=str(artifact),
+        path=bad.path,
+        start=bad.start,
+        length=bad.length,
+        digest=str(bad.expected),
+    )

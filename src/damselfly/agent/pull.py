@@ -1,0 +1,298 @@
+"""One pull: from a ref to a view in the store.
+
+    resolving ── plan ──> fetching ── every wanted chunk ──> sealing ── artifact, view ──> done
+
+A pull belongs to the agent, not to who asked for it: watchers come and go.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from damselfly.agent.resolver import Resolver, Target
+from damselfly.agent.swarms import Swarms
+from damselfly.cache.report import ArtifactState
+from damselfly.cache.store import Ingest, Store
+from damselfly.client.answers import Progress, Pulled, PullRequest
+from damselfly.clock import Clock
+from damselfly.errors import (
+    CancelledError,
+    DamselflyError,
+    DigestMismatchError,
+    UsageError,
+)
+from damselfly.model.digest import Digest
+from damselfly.model.manifest import Manifest
+from damselfly.model.plan import Plan, PlannedFile
+from damselfly.model.ref import Ref
+from damselfly.model.selection import selects
+from damselfly.origin.port import OriginStream
+from damselfly.origin.registry import Origins
+from damselfly.p2p.swarm import Source, Swarm
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every pull of an agent works with."""
+
+    store: Store
+    origins: Origins
+    resolver: Resolver
+    swarms: Swarms
+    workers: Executor
+    clock: Clock
+
+    async def work(self, function: "partial[_T]") -> _T:
+        """Run what touches the disk in a worker."""
+        return await asyncio.get_running_loop().run_in_executor(self.workers, function)
+
+
+class Pull:
+    """A pull that runs, or has ended. Belongs to one event loop.
+
+    `run` is its task; `ended` is set when `outcome` or `failure` is there.
+    """
+
+    def __init__(self, request: PullRequest, ref: Ref, workshop: Workshop) -> None:
+        self.request = request
+        self.ref = ref
+        self.ended = asyncio.Event()
+        self.outcome: Pulled | None = None
+        self.failure: DamselflyError | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._workshop = workshop
+        self._began_s = workshop.clock.monotonic_s()
+        self._phase = "resolving"
+        self._plan: Plan | None = None
+        self._wanted = 0
+        self._bytes_total = 0
+        self._bytes_from_store = 0
+        self._swarm: Swarm | None = None
+        self.artifact: Digest | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pull {self.ref.safe} {self._phase}>"
+
+    @property
+    def key(self) -> PullRequest:
+        """Equal for pulls that are one."""
+        return self.request
+
+    def progress(self) -> Progress:
+        """How far it has come."""
+        swarm = self._swarm
+        by = swarm.bytes_by_source if swarm is not None else dict.fromkeys(Source, 0)
+        from_store = self._bytes_from_store + by[Source.STORE]
+        return Progress(
+            ref=self.ref.safe,
+            artifact=str(self.artifact) if self.artifact else None,
+            phase=self._phase,
+            bytes_done=min(self._bytes_total, from_store + by[Source.ORIGIN] + by[Source.PEER]),
+            bytes_total=self._bytes_total,
+            bytes_from_origin=by[Source.ORIGIN],
+            bytes_from_peers=by[Source.PEER],
+            bytes_from_store=from_store,
+            peers=swarm.planner.peer_count if swarm is not None else 0,
+            seconds=self._seconds(),
+            waiting_for=self._waiting_for(),
+        )
+
+    async def run(self) -> None:
+        """Pull to the end; the outcome is kept, not raised."""
+        try:
+            self.outcome = await self._pull()
+        except DamselflyError as exc:
+            self.failure = exc
+        except asyncio.CancelledError:
+            self.failure = CancelledError(f"the pull of {self.ref.safe} was cancelled")
+            raise
+        finally:
+            self.ended.set()
+            self._phase = "done" if self.outcome else "failed"
+        extra = {
+            "ref": self.ref.safe,
+            "artifact": str(self.artifact) if self.artifact else None,
+            "duration_s": round(self._seconds(), 3),
+        }
+        if self.outcome is not None:
+            logger.info("artifact.completed", extra=extra)
+        else:
+            logger.warning("pull.failed", extra=extra | {"error": str(self.failure)})
+
+    def _seconds(self) -> float:
+        return self._workshop.clock.monotonic_s() - self._began_s
+
+    def _waiting_for(self) -> str | None:
+        if self._phase == "resolving" and self._seconds() > 1.0:
+            return "origin (finding out what there is)"
+        return self._swarm.planner.waiting_for if self._swarm is not None else None
+
+    # --- the phases --------------------------------------------------------------------------
+
+    async def _pull(self) -> Pulled:
+        shop = self._workshop
+        target = await shop.resolver.resolve(self.ref)
+        plan = target.plan
+        files = self._select(plan)
+        self._plan = plan
+        self._wanted = _bits_of(plan, files)
+        self._bytes_total = sum(plan.files[number].bytes for number in files)
+        if target.manifest is not None:
+            self.artifact = target.manifest.digest
+        else:
+            target = await self._known_before(target)
+        self._phase = "fetching"
+        digests: list[Digest | None] = (
+            list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
+        )
+        if target.manifest is not None:
+            await shop.work(partial(shop.store.keep_manifest, target.manifest))
+        ingest = await shop.work(partial(shop.store.ingest, plan, digests, files))
+        try:
+            manifest = await self._fetch(target, ingest, files)
+            self._phase = "sealing"
+            await shop.work(partial(ingest.seal, manifest))
+        finally:
+            await asyncio.shield(shop.work(partial(ingest.close)))
+        return await self._finish(plan, manifest, files)
+
+    def _select(self, plan: Plan) -> frozenset[int]:
+        request = self.request
+        files = frozenset(
+            number
+            for number, file in enumerate(plan.files)
+            if selects(file.path, request.include, request.exclude)
+        )
+        if not files:
+            raise UsageError(
+                f"nothing to pull: none of the {len(plan.files)} files of {self.ref.safe} "
+                "passes the filters"
+            )
+        return files
+
+    async def _known_before(self, target: Target) -> Target:
+        """A plan that we sealed earlier has its manifest here, and needs no first contact."""
+        store = self._workshop.store
+        plan = target.plan
+        find = partial(store.artifact_of, str(self.ref.unpinned), str(plan.id))
+        artifact = await self._workshop.work(find)
+        if artifact is None:
+            return target
+        manifest = await self._workshop.work(partial(store.manifest, artifact))
+        if manifest is None or len(manifest.digests) != plan.chunk_count:
+            return target
+        self.artifact = artifact
+        return Target(plan, manifest, target.is_shared)
+
+    async def _fetch(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
+        shop = self._workshop
+        plan = target.plan
+        found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
+        have = found & self._wanted
+        self._bytes_from_store = sum(
+            length for index, length in enumerate(plan.lengths) if have >> index & 1
+        )
+        is_sealed = target.manifest is not None
+        name = target.manifest.digest if target.manifest is not None else plan.id
+        origin = shop.origins.for_ref(self.ref)
+
+        def open_span(
+            file: PlannedFile, start: int, stop: int
+        ) -> AbstractAsyncContextManager[OriginStream]:
+            return origin.open(Ref.parse(plan.ref), file, start, stop)
+
+        async with shop.swarms.pulling(
+            name,
+            plan,
+            ingest,
+            wanted=self._wanted,
+            open_span=open_span,
+            is_sealed=is_sealed,
+        ) as swarm:
+            self._swarm = swarm
+            await swarm.completed()
+            manifest = target.manifest or _sealed(plan, files, swarm)
+            if self.ref.pin is not None and manifest.digest != self.ref.pin:
+                raise DigestMismatchError(
+                    str(self.ref.pin), str(manifest.digest), f"the origin ({self.ref.safe})"
+                )
+            self.artifact = manifest.digest
+            if not is_sealed and len(manifest.files) == len(plan.files):
+                swarm.planner.sealed(manifest.digest, shop.clock.monotonic_s())
+        return manifest
+
+    async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
+        shop = self._workshop
+        store = shop.store
+        artifact = manifest.digest
+        is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
+        view: Path = await shop.work(partial(store.view, artifact, None if is_whole else files))
+        ref = self.ref.unpinned
+        if len(manifest.files) == len(plan.files):
+            await shop.work(partial(store.remember, str(ref), str(plan.id), artifact))
+            if ref.scheme != "file":
+                await shop.resolver.sealed(ref, plan, artifact)
+        else:
+            revision = f"{plan.id} {artifact}"
+            await shop.work(partial(store.remember, str(ref), revision, artifact))
+        held = await shop.work(partial(store.held, artifact))
+        await shop.swarms.seed(manifest, held, str(ref))
+        by = self._swarm.bytes_by_source if self._swarm else dict.fromkeys(Source, 0)
+        return Pulled(
+            ref=self.ref.safe,
+            artifact=str(artifact),
+            path=str(view),
+            bytes=self._bytes_total,
+            files=len(files),
+            seconds=round(self._seconds(), 3),
+            bytes_from_origin=by[Source.ORIGIN],
+            bytes_from_peers=by[Source.PEER],
+            bytes_from_store=self._bytes_from_store + by[Source.STORE],
+        )
+
+
+def _bits_of(plan: Plan, files: Iterable[int]) -> int:
+    bits = 0
+    for number in files:
+        indexes = plan.indexes(number)
+        bits |= ((1 << len(indexes)) - 1) << indexes.start
+    return bits
+
+
+def _copy_what_is_here(ingest: Ingest, plan: Plan, wanted: int) -> int:
+    """Take chunks that other files of the store already have; returns all that are held."""
+    digests = ingest.digests()
+    have = ingest.have().bits
+    for index in range(plan.chunk_count):
+        digest = digests[index]
+        if wanted >> index & 1 and not have >> index & 1 and digest is not None:
+            with suppress(FileNotFoundError):
+                if ingest.copy_local(index, digest):
+                    have |= 1 << index
+    return have
+
+
+def _sealed(plan: Plan, files: frozenset[int], swarm: Swarm) -> Manifest:
+    """The manifest of what was pulled: of everything if every digest is known, else of `files`."""
+    digests = swarm.digests
+    if len(digests) == plan.chunk_count:
+        return Manifest.seal(plan, [digests[index] for index in range(plan.chunk_count)])
+    chosen = sorted(files)
+    part = Plan(plan.ref, tuple(plan.files[number] for number in chosen))
+    indexes = [index for number in chosen for index in plan.indexes(number)]
+    return Manifest.seal(part, [digests[index] for index in indexes])
+
+
+def is_held(state: ArtifactState) -> bool:
+    """Whether an artifact of this state has files to show."""
+    return state is not ArtifactState.KNOWN

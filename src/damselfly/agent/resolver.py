@@ -1,0 +1,238 @@
+"""From a ref to a plan or a manifest, asking the swarm before the origin.
+
+The home of the ref says who resolves it (`p2p/refs.py`); the others fetch the outcome from holders
+and check it against its digest, so a liar among them costs a retry and nothing else.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from damselfly.clock import Clock
+from damselfly.errors import (
+    ArtifactNotFoundError,
+    DamselflyError,
+    IntegrityError,
+    PeerUnavailableError,
+    ProtocolError,
+    RemoteProtocolError,
+)
+from damselfly.model.digest import Digest
+from damselfly.model.manifest import Manifest
+from damselfly.model.plan import Plan
+from damselfly.model.ref import Ref
+from damselfly.origin.port import Origin
+from damselfly.origin.registry import Origins
+from damselfly.p2p.agents import Agents
+from damselfly.p2p.messages import AgentID
+from damselfly.p2p.refs import RefHome, RefNews, RefReply, RefReport
+from damselfly.p2p.rendezvous import ranked
+from damselfly.p2p.transport import PeerPool
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 5.0
+"""A home answers at once; this long only when its machine is in trouble."""
+HEARTBEAT_S = 5.0
+PLANS_KEPT_MAX = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a ref was found to be: how it is cut, and its manifest once anybody has sealed it."""
+
+    plan: Plan
+    manifest: Manifest | None
+    is_shared: bool = True
+    """Whether other agents can read the same origin."""
+
+
+class Resolver:
+    """Resolves refs, and remembers the plans it has seen. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        origins: Origins,
+        agents: Agents,
+        pool: PeerPool,
+        homes: RefHome,
+        clock: Clock,
+        kept_manifest: Callable[[Digest], Manifest | None],
+    ) -> None:
+        self._origins = origins
+        self._agents = agents
+        self._pool = pool
+        self._homes = homes
+        self._clock = clock
+        self._kept_manifest = kept_manifest
+        self._plans: OrderedDict[Digest, Plan] = OrderedDict()
+
+    def plan(self, plan_id: Digest) -> bytes | None:
+        """A plan we know, for a peer."""
+        plan = self._plans.get(plan_id)
+        return plan.canonical() if plan is not None else None
+
+    async def resolve(self, ref: Ref) -> Target:
+        """Find out what `ref` means now.
+
+        Raises:
+            DamselflyError: the origin cannot be asked, or what it has is unusable.
+        """
+        if ref.pin is not None:
+            return await self._pinned(ref, ref.pin)
+        origin = self._origins.for_ref(ref)
+        if not origin.shared:
+            resolved = await origin.resolve(ref)
+            self._keep(resolved.plan)
+            return Target(resolved.plan, resolved.manifest, is_shared=False)
+        while True:
+            reply = await self._tell(RefNews.ASK, ref)
+            if reply.must_resolve:
+                return await self._resolve(ref, origin)
+            target = await self._from_holders(ref, reply)
+            if target is not None:
+                return target
+            await asyncio.sleep(reply.retry_after_s or 0.2)
+
+    async def sealed(self, ref: Ref, plan: Plan, artifact: Digest) -> None:
+        """Tell the home of `ref` that the plan has become an artifact, and that we have it."""
+        with suppress(DamselflyError):
+            await self._tell(RefNews.SEALED, ref, plan.id, artifact)
+
+    async def sealed_before(self, ref: Ref, plan_id: Digest | None, artifact: Digest) -> None:
+        """Tell a new home of `ref` what we know from earlier."""
+        with suppress(DamselflyError):
+            await self._tell(RefNews.SEALED, ref, plan_id, artifact)
+
+    async def _resolve(self, ref: Ref, origin: Origin) -> Target:
+        work = asyncio.ensure_future(origin.resolve(ref))
+        try:
+            while not (await asyncio.wait({work}, timeout=HEARTBEAT_S))[0]:
+                await self._tell(RefNews.ASK, ref)
+            resolved = work.result()
+        except DamselflyError:
+            await self._tell(RefNews.FAILED, ref)
+            raise
+        finally:
+            if not work.done():
+                work.cancel()
+                with suppress(asyncio.CancelledError, DamselflyError):
+                    await work
+        plan, manifest = resolved.plan, resolved.manifest
+        self._keep(plan)
+        if manifest is not None:
+            await self._tell(RefNews.PLANNED, ref, plan.id, manifest.digest)
+            return Target(plan, manifest)
+        reply = await self._tell(RefNews.PLANNED, ref, plan.id)
+        if reply.artifact is not None:
+            # Somebody sealed exactly this plan before: the digests are known.
+            manifest = await self._manifest(reply.artifact, reply.holders)
+        return Target(plan, manifest)
+
+    async def _from_holders(self, ref: Ref, reply: RefReply) -> Target | None:
+        if reply.artifact is not None:
+            manifest = await self._manifest(reply.artifact, reply.holders)
+            if manifest is not None:
+                plan = self._plans.get(reply.plan) if reply.plan is not None else None
+                return Target(plan or manifest.plan(str(ref.unpinned)), manifest)
+        if reply.plan is not None:
+            plan = await self._plan_of(reply.plan, reply.holders)
+            if plan is not None:
+                return Target(plan, None)
+        return None
+
+    async def _pinned(self, ref: Ref, pin: Digest) -> Target:
+        manifest = await self._manifest(pin, list(self._agents.view)[:64])
+        if manifest is None:
+            origin = self._origins.for_ref(ref)
+            resolved = await origin.resolve(ref.unpinned)
+            manifest = resolved.manifest
+            if manifest is None:
+                self._keep(resolved.plan)
+                return Target(resolved.plan, None, is_shared=origin.shared)
+            if manifest.digest != pin:
+                raise ArtifactNotFoundError(
+                    f"{ref.safe} is {manifest.digest} now, and nobody here has {pin}"
+                )
+        return Target(manifest.plan(str(ref.unpinned)), manifest)
+
+    async def _manifest(
+        self, artifact: Digest, holders: "tuple[AgentID, ...] | list[AgentID]"
+    ) -> Manifest | None:
+        kept = self._kept_manifest(artifact)
+        if kept is not None:
+            return kept
+        for holder in holders:
+            data = await self._fetch(holder, f"/v1/manifests/{artifact.hex}")
+            if data is None:
+                continue
+            try:
+                artifact.verify(data, holder)
+                return Manifest.parse(data)
+            except IntegrityError as exc:
+                logger.warning("manifest.refused", extra={"peer": holder, "error": str(exc)})
+        return None
+
+    async def _plan_of(self, plan_id: Digest, holders: tuple[AgentID, ...]) -> Plan | None:
+        known = self._plans.get(plan_id)
+        if known is not None:
+            return known
+        for holder in holders:
+            data = await self._fetch(holder, f"/v1/plans/{plan_id.hex}")
+            if data is None:
+                continue
+            try:
+                plan_id.verify(data, holder)
+                plan = Plan.parse(data)
+            except (IntegrityError, ProtocolError) as exc:
+                logger.warning("plan.refused", extra={"peer": holder, "error": str(exc)})
+                continue
+            self._keep(plan)
+            return plan
+        return None
+
+    async def _fetch(self, holder: AgentID, path: str) -> bytes | None:
+        if holder == self._agents.me.agent:
+            return None
+        try:
+            reply = await self._pool.request(holder, "GET", path, deadline_s=30.0)
+        except (PeerUnavailableError, ProtocolError) as exc:
+            logger.info("peer.lost", extra={"peer": holder, "error": str(exc)})
+            self._agents.suspect(holder)
+            return None
+        return reply.body if reply.status == 200 else None
+
+    async def _tell(
+        self, news: RefNews, ref: Ref, plan: Digest | None = None, artifact: Digest | None = None
+    ) -> RefReply:
+        me = self._agents.me
+        key = ref_key(ref)
+        report = RefReport(news, key, me.agent, me.boot, plan, artifact)
+        for home in ranked(key, self._agents.view):
+            if home == me.agent:
+                break
+            try:
+                reply = await self._pool.request(
+                    home, "POST", "/v1/refs", body=report.to_json(), deadline_s=ANSWER_S
+                )
+                if reply.status != 200:
+                    raise RemoteProtocolError(f"home {home} answers with {reply.status}")
+                return RefReply.parse(reply.body)
+            except (PeerUnavailableError, ProtocolError) as exc:
+                logger.info("peer.lost", extra={"peer": home, "error": str(exc)})
+                self._agents.suspect(home)
+        return self._homes.reported(report, self._clock.monotonic_s())
+
+    def _keep(self, plan: Plan) -> None:
+        self._plans[plan.id] = plan
+        self._plans.move_to_end(plan.id)
+        if len(self._plans) > PLANS_KEPT_MAX:
+            self._plans.popitem(last=False)
+
+
+def ref_key(ref: Ref) -> str:
+    """What homes know a ref by: its digest, because its query may carry a signature."""
+    return str(Digest.of(str(ref.unpinned).encode()))

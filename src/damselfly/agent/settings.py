@@ -1,0 +1,409 @@
+"""What may be set, each with its default, the reason for it, and the flag that sets it."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, cast, get_type_hints
+
+from damselfly.agent.quantities import (
+    parse_bytes,
+    parse_count,
+    parse_mode,
+    parse_seconds,
+    parse_share,
+    show_bytes,
+)
+from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
+from damselfly.p2p.discovery import check_address, split_address
+
+MIB = 1 << 20
+GIB = 1 << 30
+PREFIX = "DAMSELFLY_"
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerList:
+    """Peers by address, once and for all."""
+
+    addresses: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return ",".join(sorted(self.addresses)) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFile:
+    """Peers by address, a line each, in a file that is read again when it changes."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"file:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerName:
+    """Peers by a DNS name that resolves to all of them."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"dns:{self.name}:{self.port}"
+
+
+Peers = PeerList | PeerFile | PeerName
+
+
+def is_wildcard(address: str) -> bool:
+    """Tell whether an address means every interface of its machine."""
+    return split_address(address)[0] in {"0.0.0.0", "::", "*"}  # noqa: S104 - compared, not bound
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not text")  # noqa: TRY004 - one class for everything a parser refuses
+    return value
+
+
+def _path(value: object) -> Path:
+    text = _text(value)
+    if not text or "\0" in text:
+        raise ValueError("not a path")
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - resolve() follows links
+
+
+def _address(value: object) -> str:
+    return check_address(_text(value))
+
+
+def _advertised(value: object) -> str:
+    address = _address(value)
+    if is_wildcard(address):
+        raise ValueError("peers cannot connect to a wildcard address: name this machine")
+    return address
+
+
+def _socket_path(value: object) -> Path:
+    path = _path(value)
+    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise ValueError(f"longer than {PATH_BYTES_MAX} bytes, which no unix socket's path may be")
+    return path
+
+
+def _socket_mode(value: object) -> int:
+    mode = parse_mode(value)
+    if mode & 0o007:
+        raise ValueError("everybody on the machine could command the agent: give others nothing")
+    return mode
+
+
+def _peers(value: object) -> Peers:
+    if isinstance(value, list):
+        return PeerList(frozenset(_address(item) for item in cast("list[object]", value)))
+    text = _text(value).strip()
+    if text.startswith("file:"):
+        return PeerFile(_path(text.removeprefix("file:")))
+    if text.startswith("dns:"):
+        name, port = split_address(text.removeprefix("dns:"))
+        return PeerName(name, port)
+    items = [item.strip() for item in text.split(",")]
+    return PeerList(frozenset(check_address(item) for item in items if item))
+
+
+def _zone(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9._/-]{0,63}", text):
+        raise ValueError("not a zone: at most 63 letters, digits and any of . _ / -")
+    return text
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if (text := _text(value).lower()) not in words:
+            raise ValueError("not one of " + ", ".join(words))
+        return text
+
+    return parse
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a setting is read and shown, why it is as it is, and who may set it."""
+
+    flag: str
+    metavar: str
+    parse: Callable[[object], object]
+    reason: str
+    show: Callable[[Any], str] = str
+    variable: str = ""
+    absent: str = "automatic"
+    """What None means."""
+    is_derived: bool = False
+    """Without a value it follows from other settings; `load_config` knows how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """The process itself: where it listens and how it stops."""
+
+    listen: Annotated[
+        str,
+        Setting(
+            "--listen",
+            "HOST:PORT",
+            _address,
+            "where peers connect; no default, because who may reach it is a decision",
+        ),
+    ]
+    advertise: Annotated[
+        str,
+        Setting(
+            "--advertise",
+            "HOST:PORT",
+            _advertised,
+            "the address that peers are told: --listen, or this machine's own on a wildcard",
+            is_derived=True,
+        ),
+    ]
+    socket: Annotated[
+        Path,
+        Setting(
+            "--socket",
+            "PATH",
+            _socket_path,
+            "the agent's own API: /run/damselfly/agent.sock for root, else in $XDG_RUNTIME_DIR",
+            variable=SOCKET_VARIABLE,
+            is_derived=True,
+        ),
+    ]
+    socket_mode: Annotated[
+        int,
+        Setting(
+            "--socket-mode",
+            "MODE",
+            _socket_mode,
+            "who may open the socket may command the agent: its user and group",
+            show="{:04o}".format,
+        ),
+    ] = 0o660
+    admin: Annotated[
+        str | None,
+        Setting(
+            "--admin",
+            "HOST:PORT",
+            _address,
+            "/metrics, /healthz and /readyz; off unless asked for",
+            absent="off",
+        ),
+    ] = None
+    drain_s: Annotated[
+        float,
+        Setting(
+            "--drain",
+            "DURATION",
+            parse_seconds,
+            "how long a stop waits for chunks being served; below Kubernetes' grace of 30 s",
+            show="{:g}s".format,
+        ),
+    ] = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """The node's disk."""
+
+    path: Annotated[
+        Path,
+        Setting(
+            "--store",
+            "DIR",
+            _path,
+            "the store's directory, on the node's fastest disk; one agent each",
+        ),
+    ]
+    capacity_bytes: Annotated[
+        int | None,
+        Setting(
+            "--store-capacity",
+            "SIZE",
+            parse_bytes,
+            "our own bytes at most; without it, what the file system gives",
+            show=show_bytes,
+        ),
+    ] = None
+    keep_free_bytes: Annotated[
+        int,
+        Setting(
+            "--store-keep-free",
+            "SIZE",
+            parse_bytes,
+            "never leave the file system with less: other programs need some",
+            show=show_bytes,
+        ),
+    ] = 1 * GIB
+    high: Annotated[
+        float,
+        Setting(
+            "--store-high",
+            "SHARE",
+            parse_share,
+    show_bytes,
+            "eviction begins above this share of the capacity",
+        ),
+    ] = 0.95
+    low: Annotated[
+        float,
+        Setting(
+            "--store-low",
+            "SHARE",
+            parse_share,
+    show_bytes,
+            "eviction ends at this share: not every pull pays for one",
+        ),
+    ] = 0.85
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwarmSettings:
+    """The other agents, and what is exchanged with them."""
+
+    peers: Annotated[
+        Peers,
+        Setting(
+            "--peers",
+            "PEERS",
+            _peers,
+            "HOST:PORT,... or file:PATH (re-read when it changes) or dns:NAME:PORT;"
+            " this agent may be among them",
+        ),
+    ] = PeerList()
+    zone: Annotated[
+        str,
+        Setting(
+            "--zone",
+            "ZONE",
+            _zone,
+            "peers in the same zone are preferred; agents without one are in one",
+        ),
+    ] = ""
+    fetch_limit: Annotated[
+        int | None,
+        Setting(
+            "--fetch-limit",
+            "N",
+            parse_count,
+            "chunks fetched from peers at a time; without it 8, in swarms above 32 agents 16",
+        ),
+    ] = None
+    serve_limit: Annotated[
+        int | None,
+        Setting(
+            "--serve-limit",
+            "N",
+            parse_count,
+            "chunks served at a time; without it 8, in swarms above 32 agents 16",
+        ),
+    ] = None
+    buffer_bytes: Annotated[
+        int,
+        Setting(
+            "--buffers",
+            "SIZE",
+            parse_bytes,
+            "chunks in memory, on their way to the disk: 24 of the largest",
+            show=show_bytes,
+        ),
+    ] = 120 * MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginSettings:
+    """Where models come from first."""
+
+    connections: Annotated[
+        int,
+        Setting(
+            "--origin-connections",
+            "N",
+            parse_count,
+            "connections to one origin host at a time; hubs slow down who opens more",
+        ),
+    ] = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """What is told on stderr."""
+
+    level: Annotated[
+        str,
+        Setting(
+            "--log-level",
+            "LEVEL",
+            _one_of("debug", "info", "warning", "error"),
+            "debug, info, warning or error; debug tells of every chunk",
+        ),
+    ] = "info"
+    format: Annotated[
+        str,
+        Setting(
+            "--log-format",
+            "FORMAT",
+            _one_of("auto", "json", "pretty"),
+            "json, pretty or auto, which is pretty on a terminal and JSON lines elsewhere",
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A setting with what its field adds: its default, and how the world names it."""
+
+    key: str
+    setting: Setting
+    default: object
+
+    @property
+    def is_required(self) -> bool:
+        """Somebody must say: there is no default and nothing to derive it from."""
+        return self.default is MISSING and not self.setting.is_derived
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return self.setting.variable or PREFIX + self.key.replace(".", "_").upper()
+
+    def show(self, value: object) -> str:
+        """A value for people."""
+        return self.setting.absent if value is None else self.setting.show(value)
+
+
+ROOMS: dict[str, type[Any]] = {
+    "agent": AgentSettings,
+    "store": StoreSettings,
+    "swarm": SwarmSettings,
+    "origin": OriginSettings,
+    "log": LogSettings,
+}
+
+
+def _declared() -> dict[str, Declared]:
+    found: dict[str, Declared] = {}
+    for room, settings in ROOMS.items():
+        hints = get_type_hints(settings, include_extras=True)
+        for field in fields(settings):
+            key = f"{room}.{field.name}"
+            found[key] = Declared(key, hints[field.name].__metadata__[0], field.default)
+    return found
+
+
+SETTINGS = _declared()

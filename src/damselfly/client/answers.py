@@ -1,0 +1,216 @@
+"""What is said on the agent's socket: one record per question and answer.
+
+The agent builds these and the client reads them, so the two sides cannot drift apart. Counts of
+bytes are of the artifact's own bytes, before any protocol; seconds are durations, `_ns` is wall
+time since 1970.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from damselfly.client.record import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullRequest(Record):
+    """Pull what is at `ref`: all of it, or the files that some `include` and no `exclude` names."""
+
+    ref: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Record):
+    """How far a pull has come.
+
+    `phase` is `resolving` until sizes are known, then `fetching`, then `sealing`. `waiting_for`
+    says in words what a pull that does not move waits for.
+    """
+
+    event: ClassVar[str] = "progress"
+
+    ref: str
+    artifact: str | None = None
+    phase: str = "resolving"
+    bytes_done: int = 0
+    bytes_total: int = 0
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    bytes_from_store: int = 0
+    peers: int = 0
+    seconds: float = 0.0
+    waiting_for: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled(Record):
+    """A pull ended well: `path` is a read-only view of the files in the store."""
+
+    event: ClassVar[str] = "done"
+
+    ref: str
+    artifact: str
+    path: str
+    bytes: int
+    files: int
+    seconds: float
+    bytes_from_origin: int
+    bytes_from_peers: int
+    bytes_from_store: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled(Record):
+    """A pull that was stopped because somebody asked for it."""
+
+    ref: str
+    artifact: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldArtifact(Record):
+    """An artifact in the store, whole or in part.
+
+    `bytes` and `files` count what its manifest lists, `bytes_held` what is here. `path` is a view
+    of it, if there is one. `refs` are the names it was pulled by.
+    """
+
+    artifact: str
+    refs: tuple[str, ...] = ()
+    bytes: int = 0
+    bytes_held: int = 0
+    files: int = 0
+    pinned: bool = False
+    leases: int = 0
+    used_ns: int | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyProgress(Record):
+    """How far a verification has come; `repairing` once bad chunks are being fetched again."""
+
+    event: ClassVar[str] = "progress"
+
+    artifact: str | None
+    phase: str = "reading"
+    bytes_done: int = 0
+    bytes_total: int = 0
+    chunks_bad: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadChunk(Record):
+    """Bytes on disk that are not what they should be: `length` bytes at `start` of file `path`."""
+
+    event: ClassVar[str] = "bad"
+
+    artifact: str
+    path: str
+    start: int
+    length: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified(Record):
+    """A verification ended: `chunks_bad` were found, of which `chunks_repaired` are well again."""
+
+    event: ClassVar[str] = "done"
+
+    artifacts: int
+    bytes: int
+    chunks_bad: int
+    chunks_repaired: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed(Record):
+    """An artifact is no longer in the store; what others share with it is."""
+
+    artifact: str
+    bytes_freed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected(Record):
+    """What a collection of the unreferenced gave back."""
+
+    bytes_freed: int
+    files: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStatus(Record):
+    """The store: `bytes` are ours, `reserved_bytes` promised to pulls, `free_bytes` the disk's."""
+
+    path: str
+    bytes: int
+    capacity_bytes: int
+    reserved_bytes: int = 0
+    free_bytes: int = 0
+    artifacts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerStatus(Record):
+    """Another agent as this one sees it: `connected`, `resting` or `quarantined`."""
+
+    agent: str
+    state: str
+    zone: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic(Record):
+    """Bytes moved since the agent started."""
+
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    bytes_from_store: int = 0
+    bytes_served: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Record):
+    """The agent at a glance; `state` is `starting`, `ready` or `draining`."""
+
+    version: str
+    agent: str
+    state: str
+    zone: str
+    pid: int
+    uptime_s: float
+    store: StoreStatus
+    peers: tuple[PeerStatus, ...] = ()
+    pulls: tuple[Progress, ...] = ()
+    traffic: Traffic = Traffic()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Record):
+    """One thing that a doctor looked at: `ok`, `warning` or `bad`, and what to do about it."""
+
+    name: str
+    verdict: str
+    detail: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Record):
+    """One setting in effect, and who set it (a flag, a variable, a file, or the default)."""
+
+    key: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis(Record):
+    """What a doctor found, and the configuration in effect."""
+
+    checks: tuple[Check, ...]
+    settings: tuple[Setting, ...] = ()

@@ -1,0 +1,181 @@
+"""Refs: where an artifact is found, as somebody types it.
+
+    file:///models/llama          a directory or a file that the asked agent can read
+    https://host/models/llama/    a directory
+    https://host/llama.gguf       a file
+    ...#blake3:<hex>              and it must be this artifact
+
+`str(ref)` is canonical: scheme and host in lower case, no default port, `.` and `..` resolved, the
+path percent-encoded in one way. A ref may carry a presigned query; `safe` is the form for logs and
+errors. Credentials in a ref are refused: refs travel to peers, and end up in shell histories.
+"""
+
+import posixpath
+import re
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote_to_bytes
+
+from damselfly.errors import UsageError
+from damselfly.model.digest import Digest
+
+SCHEMES = ("file", "http", "https")
+REF_CHARS_MAX = 4096
+
+_URL = re.compile(r"(?s)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?")
+_HOST = re.compile(r"(?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])", re.ASCII)
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_PATH_SAFE = "/-._~!$&'()*+,;=:@"
+_QUERY_SAFE = _PATH_SAFE + "?%"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A ref that was parsed. `path` is as in a URL: percent-encoded, and starts with `/`."""
+
+    scheme: str
+    netloc: str
+    path: str
+    query: str = ""
+    pin: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Ref":
+        """Read a ref.
+
+        Raises:
+            UsageError: not a ref, a scheme that is not spoken, or credentials inside.
+        """
+        if len(text) > REF_CHARS_MAX or not text.isprintable() or not text:
+            raise UsageError(f"a ref is one line of at most {REF_CHARS_MAX} characters")
+        scheme, separator, rest = text.partition("://")
+        match = _URL.fullmatch(f"{scheme.lower()}{separator}{rest}")
+        if match is None:
+            raise UsageError(f"{_hidden(text)!r} is not a ref: {_known()}, as in file:///models/x")
+        scheme, netloc, path, query, fragment = match.groups(default="")
+        if scheme not in SCHEMES:
+            raise UsageError(f"no origin speaks {scheme}:// yet ({_hidden(text)}): {_known()}")
+        if "@" in netloc:
+            raise UsageError(f"credentials in a {scheme}:// ref: refs are no place for secrets")
+        shown = f"{scheme}://{netloc}{path}"[:200]
+        if scheme == "file":
+            if netloc.lower() not in {"", "localhost"} or not path or query:
+                raise UsageError(f"{shown!r} is not a file ref: three slashes and an absolute path")
+            netloc = ""
+        else:
+            netloc = _netloc(scheme, netloc.lower(), shown)
+        return cls(
+            scheme,
+            netloc,
+            _path(path or "/", shown),
+            quote(query, safe=_QUERY_SAFE),
+            _pin(fragment, shown) if fragment else None,
+        )
+
+    @property
+    def is_directory(self) -> bool:
+        """Written with a slash at the end: surely a directory. Without one it may be either."""
+        return self.path.endswith("/")
+
+    @property
+    def as_directory(self) -> "Ref":
+        """The same with a slash at the end."""
+        return self if self.is_directory else replace(self, path=self.path + "/")
+
+    @property
+    def as_file(self) -> "Ref":
+        """The same without a slash at the end."""
+        return replace(self, path=self.path.rstrip("/")) if self.path.rstrip("/") else self
+
+    @property
+    def unpinned(self) -> "Ref":
+        """Where to look, without what must be found there."""
+        return replace(self, pin=None)
+
+    @property
+    def name(self) -> str:
+        """The last name in the path, decoded: what a single file is called."""
+        return _decoded(self.path.rstrip("/").rpartition("/")[2])
+
+    @property
+    def local_path(self) -> str:
+        """The path on this machine that a `file://` ref means."""
+        assert self.scheme == "file"
+        return _decoded(self.path)
+
+    @property
+    def location(self) -> str:
+        """The URL to ask, with its query and without the pin. Never for a log."""
+        return f"{self.scheme}://{self.netloc}{self.path}" + (
+            f"?{self.query}" if self.query else ""
+        )
+
+    @property
+    def safe(self) -> str:
+        """For people and logs: the values of the query are hidden, they may be signatures."""
+        return _safe(str(self))
+
+    def file_location(self, path: str) -> str:
+        """The URL of the file `path` below this directory."""
+        assert self.is_directory
+        return replace(self, path=self.path + quote(path, safe=_PATH_SAFE)).location
+
+    def __str__(self) -> str:
+        return self.location + (f"#{self.pin}" if self.pin else "")
+
+
+def _safe(text: str) -> str:
+    body, mark, pin = text.partition("#")
+    place, question, query = body.partition("?")
+    if question:
+        keys = [pair.partition("=") for pair in query.split("&")]
+        place += "?" + "&".join(f"{key}=..." if equals else "..." for key, equals, _ in keys)
+    return place + mark + pin
+
+
+def _hidden(text: str) -> str:
+    # Something that did not parse may hold anything: show it up to where secrets begin.
+    head = re.split(r"[?#]", text, maxsplit=1)[0]
+    return re.sub(r"//[^/]*@", "//...@", head)[:120]
+
+
+def _known() -> str:
+    return "known are " + ", ".join(f"{scheme}://" for scheme in SCHEMES)
+
+
+def _netloc(scheme: str, netloc: str, shown: str) -> str:
+    host, colon, port = netloc.rpartition(":") if re.search(r":\d*$", netloc) else (netloc, "", "")
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"{shown!r} names no host")
+    if not colon or not port:
+        return host
+    if not port.isascii() or len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise UsageError(f"{shown!r} has a port that cannot be")
+    return host if int(port) == _DEFAULT_PORTS[scheme] else f"{host}:{int(port)}"
+
+
+def _path(path: str, shown: str) -> str:
+    if _BAD_PERCENT.search(path):
+        raise UsageError(f"{shown!r} has a % that stands for nothing: write %25")
+    try:
+        names = [_decoded(name) for name in path.split("/")]
+    except UnicodeDecodeError:
+        raise UsageError(f"{shown!r} does not decode to UTF-8") from None
+    for name in names:
+        if "/" in name or not name.isprintable():
+            raise UsageError(f"{shown!r} has a slash or a control character in a name")
+    is_directory = names[-1] in {"", ".", ".."}
+    resolved = posixpath.normpath("/".join(names)).lstrip("/")
+    quoted = "/" + quote(resolved, safe=_PATH_SAFE)
+    return quoted + "/" if is_directory and quoted != "/" else quoted
+
+
+def _decoded(name: str) -> str:
+    return unquote_to_bytes(name).decode()
+
+
+def _pin(fragment: str, shown: str) -> Digest:
+    try:
+        return Digest.parse(fragment)
+    except UsageError as exc:
+        raise UsageError(f"what follows # in {shown!r} pins an artifact") from exc

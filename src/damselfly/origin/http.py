@@ -1,0 +1,475 @@
+"""`http://` and `https://`: a server of files, asked for ranges.
+
+Only this file knows aiohttp. Measured against a local server that answers with `sendfile`, spans of
+4 MiB cost 0.4-0.5 CPU seconds per GB here, so there is no protocol of our own.
+
+A server may ignore ranges and always send the whole file. It is then read from the start, what lies
+before the span is thrown away, and at the end of the span the stream is **parked**: whoever wants a
+later span of the same file goes on from there. So such a file is read once per stream at work on
+it instead of once per span; it works, it is said in the log, and nobody should build on it.
+
+What the server says of a file (ETag, else Last-Modified, and its size) is held against the plan in
+every answer. URLs may be presigned: none is shown with the values of its query, and errors of
+aiohttp that repeat a URL are not passed on.
+"""
+
+import asyncio
+import email.utils
+import logging
+import re
+import ssl
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from damselfly import __version__
+from damselfly.errors import (
+    DamselflyError,
+    OriginChangedError,
+    OriginDeniedError,
+    OriginNotFoundError,
+    OriginUnavailableError,
+    RemoteProtocolError,
+)
+from damselfly.model.digest import Digest
+from damselfly.model.plan import VERSION_CHARS_MAX, PlannedFile
+from damselfly.model.ref import Ref
+from damselfly.origin import survey
+from damselfly.origin.port import OriginLimits, Resolved, busy_error
+from damselfly.origin.trust import trusted
+
+logger = logging.getLogger(__name__)
+
+_READ_BUFFER_BYTES = 256 << 10
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", re.ASCII)
+_RETRY_LATER = frozenset({408, 425, 429})
+_RETRY_AFTER_S_MAX = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Bytes `[start, stop)` of a file that is planned to have `size` bytes and this version."""
+
+    url: str
+    size: int
+    version: str
+    start: int
+    stop: int
+
+
+class HTTPOrigin:
+    """Files behind HTTP. One session, shared by everybody; belongs to one event loop."""
+
+    shared = True
+
+    def __init__(self, limits: OriginLimits) -> None:
+        self._limits = limits
+        self._opening = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._parked: list[_Parked] = []
+        self._rangeless: set[str] = set()
+
+    async def resolve(self, ref: Ref) -> Resolved:
+        """Find the files behind `ref` and cut them; see `Origin`."""
+        return await survey.survey(self, ref.unpinned, self._limits)
+
+    @asynccontextmanager
+    async def open(
+        self, ref: Ref, file: PlannedFile, start: int, stop: int
+    ) -> AsyncGenerator["HTTPStream"]:
+        """Read a span of a file; see `Origin`."""
+        # A ref without a slash at the end is a file, unless the plan says otherwise.
+        if ref.is_directory or ref.name != file.path:
+            url = ref.as_directory.file_location(file.path)
+        else:
+            url = ref.location
+        async with self._span(_Wanted(url, file.bytes, file.version, start, stop)) as stream:
+            yield stream
+
+    async def close(self) -> None:
+        """Close every connection."""
+        while self._parked:
+            self._parked.pop().close()
+        if self._session is not None:
+            await self._session.close()
+        self._session = None
+
+    # --- what a survey asks ---------------------------------------------------------------------
+
+    async def page(self, url: str, bytes_max: int) -> survey.Page:
+        """Get something small, whole."""
+        doing = f"getting {shown(url)}"
+        async with self._slot(url), self._asked("GET", url, {}, doing) as answer:
+            _check_status(answer, doing)
+            body = bytearray()
+            while data := await _some(answer, doing):
+                body += data
+                if len(body) > bytes_max:
+                    raise RemoteProtocolError(f"{shown(url)} has more than {bytes_max} bytes")
+            return survey.Page(bytes(body), str(answer.url), answer.content_type == "text/html")
+
+    async def measure(self, url: str) -> survey.Measured:
+        """Ask for the size and the version of a file, reading at most a byte of it."""
+        doing = f"looking at {shown(url)}"
+        async with self._slot(url):
+            async with self._asked("HEAD", url, {}, doing) as answer:
+                length = answer.headers.get("Content-Length", "")
+                # A size of 0 is believed only from a GET: some servers say it in any HEAD.
+                if answer.status == 200 and length.isdecimal() and length.strip("0"):
+                    return _measured(answer, int(length))
+                if answer.status in {404, 410} or answer.status >= 500 or answer.status == 429:
+                    _check_status(answer, doing)
+            async with self._asked("GET", url, {"Range": "bytes=0-0"}, doing) as answer:
+                size = _range_of(answer, doing)[2]
+                if answer.status == 416 and size is not None:
+                    return _measured(answer, size)
+                _check_status(answer, doing)
+                if size is None:
+                    raise RemoteProtocolError(f"the origin does not say how big {shown(url)} is")
+                return _measured(answer, size)
+
+    async def read(self, url: str, size: int, version: str, start: int, stop: int) -> bytes:
+        """Read a few bytes of a file that was measured."""
+        data = bytearray(stop - start)
+        async with self._span(_Wanted(url, size, version, start, stop)) as stream:
+            await stream.readinto(memoryview(data))
+        return bytes(data)
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _span(self, wanted: _Wanted) -> AsyncGenerator["HTTPStream"]:
+        assert 0 <= wanted.start < wanted.stop <= wanted.size, "a span lies inside of its file"
+        doing = f"reading {shown(wanted.url)}"
+        async with self._slot(wanted.url):
+            asked_s = time.monotonic()
+            body = self._unparked(wanted) or await self._body(wanted, doing)
+            stream = HTTPStream(body, doing, wanted.stop, asked_s)
+            try:
+                await stream.skip(wanted.start)
+                yield stream
+            except BaseException:
+                body.close()
+                raise
+            if body.is_whole and body.position < wanted.size:
+                self._park(wanted, body)
+            else:
+                body.close()
+
+    async def _body(self, wanted: _Wanted, doing: str) -> "_Body":
+        url, start, stop = wanted.url, wanted.start, wanted.stop
+        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        answer = await self._answer("GET", url, headers, doing)
+        try:
+            first, last, total = _range_of(answer, doing)
+            if answer.status != 416:
+                _check_status(answer, doing)
+            if total is not None and total != wanted.size:
+                raise OriginChangedError(
+                    f"{shown(url)} has {total} bytes now: it had {wanted.size} when it was planned"
+                )
+            if answer.status == 416:
+                raise RemoteProtocolError(f"the origin refuses a range inside of {shown(url)}")
+            _check_version(answer, wanted.version, url)
+            if answer.status == 200:
+                if (start, stop) != (0, wanted.size):
+                    self._warn_of_no_ranges(url)
+                return _Body(answer, 0, is_whole=True)
+            if first != start or last is None or last >= stop:
+                raise RemoteProtocolError(
+                    f"{shown(url)}: asked for bytes {start}-{stop - 1}, got {first}-{last}"
+                )
+            return _Body(answer, start, is_whole=False)
+        except DamselflyError:
+            answer.release()
+            raise
+
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, url: str, headers: Mapping[str, str], doing: str
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        answer = await self._answer(method, url, headers, doing)
+        try:
+            yield answer
+        finally:
+            answer.release()
+
+    async def _answer(
+        self, method: str, url: str, headers: Mapping[str, str], doing: str
+    ) -> aiohttp.ClientResponse:
+        session = await self._opened()
+        with _told(doing):
+            answer = await session.request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                allow_redirects=True,
+                max_redirects=self._limits.redirects_max,
+            )
+        try:
+            if url.startswith("https:") and answer.url.scheme != "https":
+                raise OriginDeniedError(f"{doing}: redirected from https to {answer.url.scheme}")
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise RemoteProtocolError(f"{doing}: the origin insists on compressing it")
+        except DamselflyError:
+            answer.release()
+            raise
+        return answer
+
+    async def _opened(self) -> aiohttp.ClientSession:
+        async with self._opening:
+            if self._session is None:
+                limits = self._limits
+                context: ssl.SSLContext = await asyncio.to_thread(trusted)
+                self._session = aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(
+                        ssl=context,
+                        limit=0,
+                        limit_per_host=limits.connections_per_host_max + limits.parked_max,
+                        keepalive_timeout=30,
+                    ),
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s
+                    ),
+                    headers={
+                        "Accept-Encoding": "identity",
+                        "User-Agent": f"damselfly/{__version__}",
+                    },
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    auto_decompress=False,
+                    trust_env=True,
+                    read_bufsize=_READ_BUFFER_BYTES,
+                    max_line_size=16 << 10,
+                    max_field_size=16 << 10,
+                )
+            return self._session
+
+    def _slot(self, url: str) -> asyncio.Semaphore:
+        # Parked streams hold connections too: the connector's own limit would count them, and
+        # somebody who waits for one of those would wait for nothing.
+        host = URL(url, encoded=True).authority
+        if host not in self._slots:
+            self._slots[host] = asyncio.Semaphore(self._limits.connections_per_host_max)
+        return self._slots[host]
+
+    # --- servers without ranges -----------------------------------------------------------------
+
+    def _warn_of_no_ranges(self, url: str) -> None:
+        host = URL(url, encoded=True).authority
+        if host not in self._rangeless:
+            self._rangeless.add(host)
+            logger.warning("origin.rangeless", extra={"host": host})
+
+    def _unparked(self, wanted: _Wanted) -> "_Body | None":
+        usable = [
+            parked
+            for parked in self._parked
+            if (parked.url, parked.version) == (wanted.url, wanted.version)
+            and parked.body.position <= wanted.start
+        ]
+        if not usable:
+            return None
+        nearest = max(usable, key=lambda parked: parked.body.position)
+        self._parked.remove(nearest)
+        nearest.expiry.cancel()
+        return nearest.body
+
+    def _park(self, wanted: _Wanted, body: "_Body") -> None:
+        def expire() -> None:
+            self._parked.remove(parked)
+            body.close()
+
+        expiry = asyncio.get_running_loop().call_later(self._limits.parked_s, expire)
+        parked = _Parked(wanted.url, wanted.version, body, expiry)
+        self._parked.append(parked)
+        if len(self._parked) > self._limits.parked_max:
+            self._parked.pop(0).close()
+
+
+class HTTPStream:
+    """A span of a file as its bytes arrive. Belongs to one task."""
+
+    def __init__(self, body: "_Body", doing: str, stop: int, asked_s: float) -> None:
+        self.first_byte_s: float | None = None
+        self._body = body
+        self._doing = doing
+        self._stop = stop
+        self._asked_s = asked_s
+
+    async def readinto(self, view: memoryview) -> None:
+        """Fill `view` with the next bytes; see `OriginStream`."""
+        assert len(view) <= self._stop - self._body.position, "reading past the end of the span"
+        done = 0
+        while done < len(view):
+            data = await self._next(len(view) - done)
+            view[done : done + len(data)] = data
+            done += len(data)
+
+    async def skip(self, start: int) -> None:
+        """Throw away what comes before byte `start` of the file."""
+        while (missing := start - self._body.position) > 0:
+            await self._next(missing)
+
+    async def _next(self, bytes_max: int) -> memoryview:
+        with _told(f"{self._doing} at byte {self._body.position}"):
+            data = await self._body.next(bytes_max)
+        if self.first_byte_s is None:
+            self.first_byte_s = time.monotonic() - self._asked_s
+        if not data:
+            raise OriginUnavailableError(
+                f"{self._doing}: the origin broke off at byte {self._body.position},"
+                f" {self._stop - self._body.position} bytes short"
+            )
+        return data
+
+
+class _Body:
+    """The body of an answer, and how far into the file it has come."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, position: int, *, is_whole: bool) -> None:
+        self.position = position
+        self.is_whole = is_whole
+        self._answer = answer
+        self._rest = memoryview(b"")
+
+    async def next(self, bytes_max: int) -> memoryview:
+        """Wait for some bytes, at most so many; none at the end."""
+        if not self._rest:
+            self._rest = memoryview(await self._answer.content.readany())
+        data, self._rest = self._rest[:bytes_max], self._rest[bytes_max:]
+        self.position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Keep the connection if the answer was read to its end, else drop it."""
+        self._answer.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    url: str
+    version: str
+    body: _Body
+    expiry: asyncio.TimerHandle
+
+    def close(self) -> None:
+        self.expiry.cancel()
+        self.body.close()
+
+
+def shown(url: str) -> str:
+    """Show a URL to people: whatever its query says may be a secret."""
+    return url.partition("?")[0]
+
+
+async def _some(answer: aiohttp.ClientResponse, doing: str) -> bytes:
+    with _told(doing):
+        return await answer.content.readany()
+
+
+@contextmanager
+def _told(doing: str) -> Generator[None]:
+    """Tell what went wrong while `doing`, without any text of aiohttp's that repeats a URL."""
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError:
+        raise OriginUnavailableError(f"{doing}: no connection in time") from None
+    except TimeoutError:
+        raise OriginUnavailableError(f"{doing}: the origin fell silent") from None
+    except (aiohttp.InvalidURL, aiohttp.RedirectClientError):
+        raise RemoteProtocolError(f"{doing}: redirected to what is no HTTP address") from None
+    except aiohttp.TooManyRedirects:
+        raise RemoteProtocolError(f"{doing}: redirected too often") from None
+    except aiohttp.ClientHttpProxyError as exc:
+        kind = OriginDeniedError if exc.status in {403, 407} else OriginUnavailableError
+        raise kind(f"{doing}: the proxy answered {exc.status}") from None
+    except aiohttp.ClientResponseError as exc:
+        raise RemoteProtocolError(f"{doing}: not HTTP: {exc.message[:120]!a}") from None
+    except aiohttp.ClientPayloadError:
+        raise OriginUnavailableError(f"{doing}: the origin broke off") from None
+    except OSError as exc:
+        # Among them aiohttp's errors of connecting, which name the host and what is wrong there.
+        raise OriginUnavailableError(doing) from exc
+    except aiohttp.ClientError as exc:
+        raise OriginUnavailableError(f"{doing}: {type(exc).__name__}") from None
+
+
+def _check_status(answer: aiohttp.ClientResponse, doing: str) -> None:
+    status = answer.status
+    said = f"{doing}: the origin answered {status}"
+    match status:
+        case 200 | 206:
+            return
+        case 401 | 403 | 407:
+            raise OriginDeniedError(said)
+        case 404 | 410:
+            raise OriginNotFoundError(said)
+        case _ if status in _RETRY_LATER or status >= 500:
+            raise busy_error(said, _retry_after_s(answer.headers.get("Retry-After", "")))
+        case _:
+            raise RemoteProtocolError(said)
+
+
+def _retry_after_s(text: str) -> float | None:
+    if text.isascii() and text.isdecimal():
+        return min(float(text[:9]), _RETRY_AFTER_S_MAX)
+    try:
+        wanted_s = email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(wanted_s - time.time(), 0.0), _RETRY_AFTER_S_MAX)
+
+
+def _range_of(
+    answer: aiohttp.ClientResponse, doing: str
+) -> tuple[int | None, int | None, int | None]:
+    """Read which bytes the body is: first, last, and the size of the file, as far as it is said."""
+    if answer.status == 200:
+        length = answer.headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdecimal() else None
+        return 0, None, size
+    if answer.status not in {206, 416}:
+        return None, None, None
+    text = answer.headers.get("Content-Range", "")
+    match = _CONTENT_RANGE.fullmatch(text.strip())
+    if match is None or (answer.status == 206) != (match[1] is not None):
+        raise RemoteProtocolError(f"{doing}: {answer.status} with the Content-Range {text[:80]!a}")
+    first, last, total = (
+        int(group) if group is not None and group != "*" else None for group in match.groups()
+    )
+    return first, last, total
+
+
+def _version_of(answer: aiohttp.ClientResponse) -> str:
+    if etag := answer.headers.get("ETag", "").strip():
+        version = f"etag:{etag}"
+    elif modified := answer.headers.get("Last-Modified", "").strip():
+        version = f"modified:{modified}"
+    else:
+        return ""
+    # One that is long or strange is still one version: only sameness counts.
+    if len(version) > VERSION_CHARS_MAX or not version.isprintable():
+        kind = version.partition(":")[0]
+        return f"{kind}:{Digest.of(version.encode(errors='surrogateescape'))}"
+    return version
+
+
+def _check_version(answer: aiohttp.ClientResponse, version: str, url: str) -> None:
+    found = _version_of(answer)
+    kind = version.partition(":")[0]
+    # An answer that says nothing of this kind proves nothing.
+    if version and found.startswith(f"{kind}:") and found != version:
+        raise OriginChangedError(
+            f"{shown(url)} changed after it was planned: it was {version}, it is {found}"
+        )
+
+
+def _measured(answer: aiohttp.ClientResponse, size: int) -> survey.Measured:
+    return survey.Measured(
+        size, _version_of(answer), str(answer.url), answer.content_type == "text/html"
+    )

@@ -1,0 +1,126 @@
+"""The port: what the rest of the agent asks of wherever the bytes live first.
+
+Kept narrow, so that a hub or a bucket is one more file: look a ref up, read spans of its files.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from damselfly.errors import OriginUnavailableError
+from damselfly.model.manifest import Manifest
+from damselfly.model.plan import Plan, PlannedFile
+from damselfly.model.ref import Ref
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginLimits:
+    """What an origin may cost us; every default with its reason."""
+
+    connections_per_host_max: int = 16
+    """As many as browsers and hub clients open; more looks like an attack to some servers."""
+    connect_s: float = 10.0
+    """Longer than a lost SYN's first three retries."""
+    silence_s: float = 30.0
+    """A bucket that reads a cold object may think this long before the first byte."""
+    redirects_max: int = 8
+    listing_bytes_max: int = 8 << 20
+    """About 50,000 entries of one directory."""
+    index_bytes_max: int = 64 << 20
+    directory_depth_max: int = 16
+    directories_max: int = 2_000
+    parked_max: int = 4
+    """Streams of servers without ranges that wait for the span that follows theirs."""
+    parked_s: float = 10.0
+    """How long they wait: a server with one thread serves nobody else meanwhile."""
+    header_guess_bytes: int = 256 << 10
+    """One request reads the safetensors header of nearly any file: 1,500 tensors take 150 KiB."""
+    read_threads: int = 8
+    """Threads that read local files."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a ref means now.
+
+    `plan.ref` is where to read it: canonical, unpinned, and with a slash at the end if and only if
+    it is a directory. `manifest` is there when `damselfly push` left one. `revision` differs
+    whenever a file, a size or a version does.
+    """
+
+    plan: Plan
+    manifest: Manifest | None
+    revision: str
+
+
+class OriginStream(Protocol):
+    """One span of a file, read in order by one task."""
+
+    @property
+    def first_byte_s(self) -> float | None:
+        """Seconds from asking to the first byte; None before it came."""
+        ...
+
+    async def readinto(self, view: memoryview) -> None:
+        """Fill `view` with the next bytes, all of it. Never touches it after returning or raising.
+
+        Raises:
+            OriginUnavailableError: the origin broke off or fell silent.
+            OriginChangedError: the file is no longer the one that was planned.
+        """
+        ...
+
+
+class Origin(Protocol):
+    """Everything behind one scheme."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether every agent can read it; a local file only the agent that was asked can."""
+        ...
+
+    async def resolve(self, ref: Ref) -> Resolved:
+        """Find the files behind `ref` and cut them.
+
+        Raises:
+            OriginNotFoundError, OriginDeniedError, OriginUnavailableError: as their names say.
+            HeaderError: a safetensors file is malformed; names the file.
+            ManifestError: a manifest, a path or a link that may not be.
+        """
+        ...
+
+    def open(
+        self, ref: Ref, file: PlannedFile, start: int, stop: int
+    ) -> AbstractAsyncContextManager[OriginStream]:
+        """Read bytes `[start, stop)` of `file`; `ref` is the `ref` of its plan.
+
+        Entering raises what `resolve` does, and OriginChangedError where the file is another now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give connections and threads back. Streams must be closed by then."""
+        ...
+
+
+def revision_of(plan: Plan) -> str:
+    """Name what a plan was made of: paths, sizes and versions, but not where it was found."""
+    return str(Plan("-", plan.files).id)
+
+
+def revision_of_manifest(manifest: Manifest) -> str:
+    """Name what a manifest was found to be: it is its own revision."""
+    return str(manifest.digest)
+
+
+def busy_error(message: str, retry_after_s: float | None) -> OriginUnavailableError:
+    """Make an OriginUnavailableError that knows when the origin wants to be asked again."""
+    error = OriginUnavailableError(message)
+    error.__dict__["retry_after_s"] = retry_after_s
+    return error
+
+
+def retry_after_s(error: OriginUnavailableError) -> float | None:
+    """When the origin that raised `error` wants to be asked again; None if it did not say."""
+    value = error.__dict__.get("retry_after_s")
+    return value if isinstance(value, float) else None

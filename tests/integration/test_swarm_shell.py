@@ -1,0 +1,229 @@
+"""Swarms of real sockets and real cores, with chunks in memory and an origin that counts."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from tests.fakes.keeper import MemoryKeeper
+
+from damselfly.clock import SystemClock
+from damselfly.errors import OriginDeniedError, OriginUnavailableError
+from damselfly.model.digest import Digest
+from damselfly.model.plan import Plan, PlannedFile
+from damselfly.p2p.agents import Agents, hello_bytes
+from damselfly.p2p.discovery import StaticPeers
+from damselfly.p2p.homes import Homes
+from damselfly.p2p.membership import Hello
+from damselfly.p2p.messages import AgentID, SwarmID
+from damselfly.p2p.refs import RefHome
+from damselfly.p2p.routes import Routes, Shelf
+from damselfly.p2p.swarm import Source, Surroundings, Swarm
+from damselfly.p2p.transport import BufferPool, PeerPool, PeerServer, Request, Response
+
+CHUNK = 64 << 10
+
+
+@dataclass
+class CountingOrigin:
+    """An origin in memory that counts what leaves it, and can refuse."""
+
+    files: dict[str, bytes]
+    bytes_read: int = 0
+    denies: bool = False
+    fails: int = 0
+
+    def plan(self) -> Plan:
+        return Plan.of(
+            "http://origin/m/",
+            [
+                PlannedFile(path, tuple(min(CHUNK, len(d) - s) for s in range(0, len(d), CHUNK)))
+                for path, d in self.files.items()
+            ],
+        )
+
+    @asynccontextmanager
+    async def open(
+        self, file: PlannedFile, start: int, stop: int
+    ) -> "AsyncGenerator[CountingStream]":
+        if self.denies:
+            raise OriginDeniedError("the origin refuses")
+        if self.fails:
+            self.fails -= 1
+            raise OriginUnavailableError("the origin is away")
+        yield CountingStream(self, self.files[file.path][start:stop])
+
+
+@dataclass
+class CountingStream:
+    origin: CountingOrigin
+    data: bytes
+    offset: int = 0
+    first_byte_s: float | None = 0.0
+
+    async def readinto(self, view: memoryview) -> None:
+        await asyncio.sleep(0)
+        view[:] = self.data[self.offset : self.offset + len(view)]
+        self.offset += len(view)
+        self.origin.bytes_read += len(view)
+
+
+class Member:
+    """One agent: a server, a pool, a home's desk and one swarm."""
+
+    def __init__(self, origin: CountingOrigin | None, plan: Plan) -> None:
+        self.origin = origin
+        self.plan = plan
+        self.keeper = MemoryKeeper(plan, [None] * plan.chunk_count)
+        self.server = PeerServer(self._early)
+
+    async def _early(self, _: Request) -> Response:
+        return Response(503)
+
+    async def listen(self) -> str:
+        await self.server.start("127.0.0.1", 0)
+        self.me = Hello(AgentID(f"127.0.0.1:{self.server.port}"), f"b{self.server.port}", "")
+        return self.me.agent
+
+    def prepare(self, addresses: frozenset[str]) -> None:
+        self.clock = SystemClock()
+        self.pool = PeerPool()
+        self.workers = ThreadPoolExecutor(2)
+        self.agents = Agents(self.me, StaticPeers(addresses), self.pool, self.clock)
+        self.homes = Homes(self.me.boot, self.clock)
+        around = Surroundings(
+            agents=self.agents,
+            homes=self.homes,
+            pool=self.pool,
+            buffers=BufferPool(24, CHUNK),
+            workers=self.workers,
+            clock=self.clock,
+            landed=lambda source, length, seconds: None,
+        )
+        self.swarm = Swarm(
+            SwarmID(str(self.plan.id)),
+            self.plan,
+            self.keeper,
+            around,
+            wanted=(1 << self.plan.chunk_count) - 1,
+            open_span=self.origin.open if self.origin else None,
+            is_sealed=False,
+        )
+        self.server.handler = Routes(
+            hello=hello_bytes(self.me, "test"),
+            homes=self.homes,
+            refs=RefHome(),
+            shelf=Shelf(
+                locate=self.keeper.locate,
+                manifest=lambda digest: None,
+                plan=lambda digest: None,
+                swarm=lambda name: self.swarm if name == self.swarm.swarm else None,
+                accused=lambda digest: None,
+                served=lambda length: None,
+            ),
+            workers=self.workers,
+            clock=self.clock,
+        )
+
+    async def close(self) -> None:
+        await self.server.close()
+        await self.pool.close()
+        self.workers.shutdown()
+        self.keeper.close()
+
+
+@asynccontextmanager
+async def swarm_of(members: list[Member]) -> AsyncGenerator[list[Swarm]]:
+    addresses = frozenset([await member.listen() for member in members])
+    for member in members:
+        member.prepare(addresses)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running: list[asyncio.Task[None]] = []
+            for member in members:
+                running.append(tasks.create_task(member.agents.run()))
+                running.append(tasks.create_task(member.homes.run()))
+            for member in members:
+                await member.agents.settled()
+                assert len(member.agents.view) == len(members)
+            swarms = [member.swarm for member in members]
+            running += [tasks.create_task(swarm.run()) for swarm in swarms]
+            try:
+                yield swarms
+            finally:
+                for task in running:
+                    task.cancel()
+    finally:
+        for member in members:
+            await member.close()
+
+
+def model(rng_seed: int, size: int = 3_000_000) -> dict[str, bytes]:
+    rng = random.Random(rng_seed)
+    return {"a/weights.bin": rng.randbytes(size), "b.json": rng.randbytes(777), "empty": b""}
+
+
+async def test_one_agent_alone_reads_the_origin_once() -> None:
+    origin = CountingOrigin(model(1))
+    plan = origin.plan()
+    member = Member(origin, plan)
+
+    async with swarm_of([member]) as (swarm,), asyncio.timeout(30):
+        await swarm.completed()
+
+        assert origin.bytes_read == plan.bytes
+        assert len(swarm.digests) == plan.chunk_count
+        data = b"".join(member.keeper.read(index) for index in range(plan.chunk_count))
+        assert data == b"".join(origin.files[file.path] for file in plan.files)
+
+
+async def test_five_agents_read_the_origin_once_together() -> None:
+    origin = CountingOrigin(model(2))
+    plan = origin.plan()
+    members = [Member(origin, plan) for _ in range(5)]
+
+    async with swarm_of(members) as swarms, asyncio.timeout(60):
+        await asyncio.gather(*(swarm.completed() for swarm in swarms))
+
+        assert origin.bytes_read == plan.bytes
+        assert sum(swarm.bytes_by_source[Source.PEER] for swarm in swarms) == 4 * plan.bytes
+        for member in members:
+            assert all(member.keeper.have().bits >> i & 1 for i in range(plan.chunk_count))
+            assert [Digest.of(member.keeper.read(i)) for i in range(plan.chunk_count)] == list(
+                members[0].keeper.digests()
+            )
+
+
+async def test_those_without_the_origin_get_everything_from_the_one_who_has_it() -> None:
+    origin = CountingOrigin(model(3))
+    plan = origin.plan()
+    members = [Member(origin, plan), Member(None, plan), Member(None, plan)]
+
+    async with swarm_of(members) as swarms, asyncio.timeout(60):
+        await asyncio.gather(*(swarm.completed() for swarm in swarms))
+
+        assert origin.bytes_read == plan.bytes
+        assert swarms[1].bytes_by_source[Source.PEER] == plan.bytes
+
+
+async def test_an_origin_that_fails_at_first_is_tried_again() -> None:
+    origin = CountingOrigin(model(4, 300_000), fails=3)
+    member = Member(origin, origin.plan())
+
+    async with swarm_of([member]) as (swarm,), asyncio.timeout(60):
+        await swarm.completed()
+
+        assert origin.fails == 0
+        assert origin.bytes_read == member.plan.bytes
+
+
+async def test_an_origin_that_refuses_everybody_fails_the_pull_by_name() -> None:
+    origin = CountingOrigin(model(5, 300_000), denies=True)
+    member = Member(origin, origin.plan())
+
+    async with swarm_of([member]) as (swarm,), asyncio.timeout(60):
+        with pytest.raises(OriginDeniedError):
+            await swarm.completed()

@@ -1,0 +1,121 @@
+"""Refs: what people type, in one spelling, and without secrets in what we say."""
+
+import pytest
+
+from damselfly.errors import UsageError, explain
+from damselfly.model.digest import Digest
+from damselfly.model.ref import Ref
+
+PIN = "blake3:" + "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("typed", "canonical"),
+    [
+        ("file:///models/x", "file:///models/x"),
+        ("file:///models/x/", "file:///models/x/"),
+        ("file:///", "file:///"),
+        ("FILE://localhost/a b/ü", "file:///a%20b/%C3%BC"),
+        ("file:///a//b/./c/../d", "file:///a/b/d"),
+        ("file:///a/b/..", "file:///a/"),
+        ("file:///../../a", "file:///a"),
+        ("file:///a%20b%23", "file:///a%20b%23"),
+        ("http://h", "http://h/"),
+        ("HTTP://Models.Example:80/LLaMA/", "http://models.example/LLaMA/"),
+        ("https://h:443/x", "https://h/x"),
+        ("https://h:8443/x", "https://h:8443/x"),
+        ("http://h:/x", "http://h/x"),
+        ("http://[::1]:8080/x/", "http://[::1]:8080/x/"),
+        ("http://h/%7Ea/%e4%BD%A0", "http://h/~a/%E4%BD%A0"),
+        ("http://h/x?b=2&a=%2F", "http://h/x?b=2&a=%2F"),
+        (f"http://h/x/#{PIN}", f"http://h/x/#{PIN}"),
+    ],
+)
+def test_a_ref_has_one_spelling(typed: str, canonical: str) -> None:
+    ref = Ref.parse(typed)
+
+    assert str(ref) == canonical
+    assert Ref.parse(canonical) == ref
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("", "one line"),
+        ("/models/x", "not a ref"),
+        ("models", "not a ref"),
+        ("http:/h/x", "not a ref"),
+        ("hf://org/name@main", "hf://.*known are file://, http://, https://"),
+        ("s3://bucket/x", "s3://.*known are"),
+        ("ftp://h/x", "ftp://.*known are"),
+        ("file://server/share", "three slashes"),
+        ("file://", "three slashes"),
+        ("file:///x?y", "three slashes"),
+        ("http:///x", "no host"),
+        ("http://a b/x", "no host"),
+        ("http://h:0/x", "port"),
+        ("http://h:65536/x", "port"),
+        ("http://h:٣/x", "no host|port"),
+        ("http://h/%", "%25"),
+        ("http://h/a%2Fb", "slash"),
+        ("http://h/a%0Ab", "control"),
+        ("http://h/%ff", "UTF-8"),
+        ("http://h/x#main", "pins"),
+        ("http://h/x#sha256:" + "ab" * 32, "pins"),
+        ("http://h/x\ny", "one line"),
+        ("http://h/" + "x" * 5000, "one line"),
+    ],
+)
+def test_what_is_no_ref_is_refused_by_name(typed: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Ref.parse(typed)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "https://user:hunter2@h/x",
+        "https://hunter2@h/x",
+        "hf://user:hunter2@h/x",
+        "ftp://h/x?token=hunter2",
+        "://u:hunter2@h/x?hunter2",
+        "http://h/%?sig=hunter2",
+        "http://h:99999/x?sig=hunter2",
+        "http://h/x?sig=hunter2#main",
+        "file:///x?hunter2",
+    ],
+)
+def test_secrets_in_a_refused_ref_are_not_repeated(typed: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Ref.parse(typed)
+
+    assert "hunter2" not in explain(caught.value)
+
+
+def test_the_values_of_a_query_are_asked_with_but_not_shown() -> None:
+    ref = Ref.parse(f"https://h/x/?X-Sig=hunter2&hunter2&part=#{PIN}")
+
+    assert ref.safe == f"https://h/x/?X-Sig=...&...&part=...#{PIN}"
+    assert ref.location == "https://h/x/?X-Sig=hunter2&hunter2&part="
+    assert ref.file_location("a b.bin") == "https://h/x/a%20b.bin?X-Sig=hunter2&hunter2&part="
+
+
+def test_a_pin_says_what_must_be_found() -> None:
+    ref = Ref.parse(f"file:///x#{PIN}")
+
+    assert ref.pin == Digest.parse(PIN)
+    assert str(ref.unpinned) == "file:///x"
+
+
+def test_a_local_path_is_decoded() -> None:
+    assert Ref.parse("file:///a%20b/%23c/").local_path == "/a b/#c/"
+
+
+def test_a_directory_ends_in_a_slash() -> None:
+    file = Ref.parse("http://h/a/b.bin")
+
+    assert not file.is_directory
+    assert str(file.as_directory) == "http://h/a/b.bin/"
+    assert file.as_directory.as_file == file
+    assert file.name == file.as_directory.name == "b.bin"
+    assert file.as_directory.file_location("ä/%") == "http://h/a/b.bin/%C3%A4/%25"
