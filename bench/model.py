@@ -25,6 +25,8 @@ from safetensors import TensorSpec, serialize_file
 from damselfly.agent.quantities import parse_bytes
 
 SHARD_COUNT = 4
+CACHE = Path(__file__).parent.parent / ".demo"
+"""Where models are kept between runs; `make clean` removes it."""
 _ELEMENT_BYTES = 2  # bf16
 _POOL_BYTES = 64 << 20
 _SLICE_BYTES = 1 << 20
@@ -168,6 +170,11 @@ def write_model(path: Path, size_bytes: int, *, rng_seed: int = 1) -> Model:
     model = Model(path, _sizes(path))
     note.write_text(json.dumps({"made_of": wanted, "sizes": model.sizes}))
     return model
+
+
+def cached_model(size_bytes: int) -> Model:
+    """The model of that size in this checkout's `.demo`, written if it is not there yet."""
+    return write_model(CACHE / f"model-{size_bytes}", size_bytes)
 
 
 def _find(path: Path, note: Path, wanted: dict[str, int]) -> Model | None:

@@ -23,7 +23,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -58,7 +57,7 @@ class Options:
 class Stats:
     """What was sent, counted as it is handed to a socket. Shared by all connections' threads."""
 
-    bytes: int = 0
+    bytes_sent: int = 0
     requests: int = 0
     connections: int = 0
     bytes_by_path: Counter[str] = field(default_factory=Counter[str])
@@ -69,7 +68,7 @@ class Stats:
     def sent(self, path: str, count: int) -> None:
         """Count bytes of a body."""
         with self.lock:
-            self.bytes += count
+            self.bytes_sent += count
             self.bytes_by_path[path] += count
 
     def asked(self, path: str) -> None:
@@ -89,7 +88,7 @@ class Stats:
         with self.lock:
             return json.dumps(
                 {
-                    "bytes": self.bytes,
+                    "bytes": self.bytes_sent,
                     "requests": self.requests,
                     "connections": self.connections,
                     "bytes_by_path": self.bytes_by_path,
@@ -105,7 +104,7 @@ class _Request:
     headers: dict[str, str]
 
 
-class _Broken(Exception):
+class _GoneError(Exception):
     """The client is gone, or talks nonsense: no answer helps."""
 
 
@@ -120,7 +119,7 @@ class _Connection:
 
     def serve(self) -> None:
         """Answer until the client hangs up."""
-        with self._link, contextlib.suppress(_Broken, OSError):
+        with self._link, contextlib.suppress(_GoneError, OSError):
             if self._link.family != socket.AF_UNIX:
                 self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if (rate := self._options.rate_per_connection_bits_s) is not None:
@@ -133,7 +132,7 @@ class _Connection:
     def _next(self) -> _Request | None:
         while (end := self._rest.find(b"\r\n\r\n")) < 0:
             if len(self._rest) > _HEAD_BYTES_MAX:
-                raise _Broken
+                raise _GoneError
             block = self._link.recv(_HEAD_BYTES_MAX)
             if not block:
                 return None
@@ -142,7 +141,7 @@ class _Connection:
         self._rest = self._rest[end + 4 :]
         words = lines[0].split(" ")
         if len(words) != 3:
-            raise _Broken
+            raise _GoneError
         headers: dict[str, str] = {}
         for line in lines[1:]:
             name, _, value = line.partition(":")
@@ -208,7 +207,7 @@ class _Connection:
                 return
             if fail == "truncated" and stop - start > 1 and self._stats.take_failure():
                 self._send_body(request.path, file.fileno(), start, (start + stop) // 2)
-                raise _Broken
+                raise _GoneError
             self._send_body(request.path, file.fileno(), start, stop)
 
     def _send_body(self, path: str, descriptor: int, start: int, stop: int) -> None:
@@ -216,7 +215,7 @@ class _Connection:
         while start < stop:
             sent = os.sendfile(link, descriptor, start, min(_SEND_BYTES, stop - start))
             if sent == 0:
-                raise _Broken  # The file became shorter than we said.
+                raise _GoneError  # The file became shorter than we said.
             self._stats.sent(path, sent)
             start += sent
 
@@ -290,6 +289,10 @@ def serve(listeners: list[socket.socket], options: Options) -> None:
         thread.join()
 
 
+def _end(_number: int, _frame: object) -> None:
+    os._exit(0)  # Nothing is to be saved, and a hundred threads sit in blocking calls.
+
+
 def main() -> None:
     """Serve a directory until SIGTERM."""
     parser = argparse.ArgumentParser(
@@ -320,11 +323,11 @@ def main() -> None:
         local.bind(str(given.socket))
         local.listen()
         listeners.append(local)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
     print(json.dumps({"listening": f"http://{host}:{listener.getsockname()[1]}/"}), flush=True)
     serve(listeners, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -225,6 +225,7 @@ class Admission:
     def _reallocate(self, found: dict[int, FileRow | _Sought], taken: dict[int, Filling]) -> None:
         """Ask again for the room of files that an earlier run could not finish."""
         for number, row in found.items():
-            if isinstance(row, FileRow) and row.ino is not None and not row.is_placed:
-                if row.held < row.chunk_count:
-                    taken[number].is_allocated = self._files.allocate(row)
+            if not isinstance(row, FileRow) or row.is_placed or row.ino is None:
+                continue
+            if row.held < row.chunk_count:
+                taken[number].is_allocated = self._files.allocate(row)

@@ -18,7 +18,7 @@ Errors. No SQLite exception leaves: a full disk is a `StoreFullError`, all else 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -162,7 +162,7 @@ class Catalog:
     # --- one place for transactions, reads and errors ---
 
     @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
+    def _errors(self, doing: str) -> Generator[None, None, None]:
         try:
             yield
         except sqlite3.Error as exc:
@@ -177,7 +177,7 @@ class Catalog:
         return stats.f_bavail * stats.f_frsize < _NO_ROOM_BYTES
 
     @contextmanager
-    def change(self) -> Iterator["Change"]:
+    def change(self) -> Generator["Change", None, None]:
         """One transaction: all of it, or after an exception nothing."""
         with self._errors("changing"), self._write_lock:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -292,7 +292,8 @@ class Catalog:
     def artifact(self, digest: Digest) -> ArtifactRow | None:
         """One artifact."""
         row = self._row(
-            "SELECT id, digest, files, bytes, created_ns, used_ns, pinned_ns FROM artifact WHERE digest = ?",
+            "SELECT id, digest, files, bytes, created_ns, used_ns, pinned_ns FROM artifact"
+            " WHERE digest = ?",
             (digest.raw,),
         )
         return None if row is None else _artifact_row(row)
@@ -300,7 +301,8 @@ class Catalog:
     def artifacts(self) -> list[ArtifactRow]:
         """Every artifact, the one used longest ago first."""
         rows = self._rows(
-            "SELECT id, digest, files, bytes, created_ns, used_ns, pinned_ns FROM artifact ORDER BY used_ns, id"
+            "SELECT id, digest, files, bytes, created_ns, used_ns, pinned_ns FROM artifact"
+            " ORDER BY used_ns, id"
         )
         return [_artifact_row(row) for row in rows]
 
@@ -359,6 +361,14 @@ class Catalog:
             (ref, revision),
         )
         return None if row is None else Digest(row[0])
+
+    def revision_of(self, ref: str, artifact: Digest) -> str | None:
+        """The revision at which a ref was last seen to be this artifact."""
+        row = self._row(
+            "SELECT revision FROM ref WHERE ref = ? AND artifact = ? ORDER BY seen_ns DESC LIMIT 1",
+            (ref, artifact.raw),
+        )
+        return None if row is None else str(row[0])
 
     def refs_of(self, digest: Digest) -> tuple[str, ...]:
         """The refs that named an artifact."""

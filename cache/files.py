@@ -24,7 +24,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from struct import Struct
 from typing import Self
@@ -307,7 +307,7 @@ class Files:
         logger.warning("file.lost", extra={"file": self.name_of(row)})
 
     @contextmanager
-    def _filling_of(self, file: int) -> Iterator[Filling | None]:
+    def _filling_of(self, file: int) -> Generator[Filling | None, None, None]:
         with self._lock:
             filling = self._fillings.get(file)
         if filling is None:

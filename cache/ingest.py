@@ -1,8 +1,9 @@
 """One pull's hold on the store: what is here, and where what arrives is written."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 from damselfly.cache import disk
 from damselfly.cache.admission import Admission
@@ -130,7 +131,7 @@ class Ingest:
             self._is_closed = True
         self._end_work()
 
-    def __enter__(self) -> "Ingest":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,7 +151,7 @@ class Ingest:
         return held is not None
 
     @contextmanager
-    def _disk_errors(self, index: int) -> Iterator[None]:
+    def _disk_errors(self, index: int) -> Generator[None, None, None]:
         try:
             yield
         except OSError as exc:
@@ -164,7 +165,7 @@ class Ingest:
             raise IntegrityError(doing) from exc
 
     @contextmanager
-    def _working(self) -> Iterator[None]:
+    def _working(self) -> Generator[None, None, None]:
         with self._lock:
             if self._is_closed:
                 raise LocalProtocolError(f"the pull of {self.plan.ref} is closed")

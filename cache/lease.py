@@ -5,11 +5,11 @@
 They are files, not rows, so that another process (the CSI driver) makes and removes them while the
 agent is down. The rules for such a process:
 
-1. Write the file under a name that starts with a dot, then rename it: a name without one is whole.
+1. Write the file under a name that starts with a dot, then rename it: other names are whole.
 2. Make the lease *first*, then ask for the view, or look whether the view it was given is still
-   there. An eviction reads the leases, forgets the artifact, then takes its views away: a lease that
-   was there before is respected, and who made one too late finds no view.
-3. Remove the file to give the lease back. An expired lease holds nothing; `expires_ns` is wall time.
+   there. An eviction reads the leases, forgets the artifact, then takes its views away: a lease
+   that was there before is respected, and who made one too late finds no view.
+3. Remove the file to give the lease back. `expires_ns` is wall time; what is past holds nothing.
 
 A lease that cannot be read holds for ever: better a full disk than a pod without its files.
 """

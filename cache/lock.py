@@ -56,7 +56,7 @@ def check_format(root: Directory) -> None:
         ]
         if others:
             raise UsageError(
-                f"{root.path} is not a store, and not empty: {sorted(others)[0]!r} is in it"
+                f"{root.path} is not a store, and not empty: {min(others)!r} is in it"
             ) from None
         root.write(layout.MARKER, b"%d\n" % layout.FORMAT)
         return

@@ -6,7 +6,7 @@ Whatever the last agent was doing when it stopped, each difference has one meani
 |---|---|---|
 | a name | no row | a stranger: made before its commit, or dropped after it; removed |
 | no inode | a row | lost: linked back from a view if one has it, else its chunks are missing |
-| in `files/` | not placed | the stop came between rename and commit: placed if whole, else moved back |
+| in `files/` | not placed | stopped between rename and commit: placed if whole, else moved back |
 | in `partial/` | placed | a power cut took the rename back: renamed again |
 | size or mtime differ | whole | suspect: re-hashed before use |
 | perhaps not written | unsynced, and another boot | re-hashed now: at most what 2 s wrote |

@@ -72,7 +72,16 @@ class RoomKeeper:
             candidates, sizes, rows = self._candidates()
             choice = choose(candidates, sizes, wanted)
             if not choice.is_enough:
-                raise StoreFullError(self._told(doing, need, room, choice, candidates, sizes))
+                raise StoreFullError(
+                    self._told(
+                        doing=doing,
+                        need=need,
+                        room=room,
+                        choice=choice,
+                        candidates=candidates,
+                        sizes=sizes,
+                    )
+                )
             for victim in choice.victims:
                 logger.info("artifact.evicted", extra={"artifact": victim.name, "for": doing})
             chosen = {victim.key for victim in choice.victims}
@@ -144,6 +153,7 @@ class RoomKeeper:
 
     def _told(
         self,
+        *,
         doing: str,
         need: int,
         room: Room,

@@ -2,7 +2,7 @@
 
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from damselfly.cache.disk import BLOCK_BYTES, aligned_buffer
@@ -20,7 +20,7 @@ class Scratch:
         self._unused: list[mmap.mmap] = []
 
     @contextmanager
-    def take(self) -> Iterator[memoryview]:
+    def take(self) -> Generator[memoryview, None, None]:
         """Lend a buffer of `SCRATCH_BYTES` on a page boundary; no view of it may stay behind."""
         with self._tickets:
             try:

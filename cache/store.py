@@ -67,6 +67,7 @@ class Store:
         self,
         root: Directory,
         folders: dict[str, Directory],
+        *,
         lock: StoreLock,
         catalog: Catalog,
         limits: Limits,
@@ -132,7 +133,7 @@ class Store:
                 folders = {name: folder.make_folder(name) for name in layout.FOLDERS}
                 opened += folders.values()
                 catalog = Catalog(f"{root}/{layout.CATALOG}")
-                store = cls(folder, folders, lock, catalog, limits, clock)
+                store = cls(folder, folders, lock=lock, catalog=catalog, limits=limits, clock=clock)
                 store._start()
             except BaseException:
                 if catalog is not None:
@@ -159,7 +160,7 @@ class Store:
         self._end(flush=True)
 
     def abandon(self) -> None:
-        """Let go as kill -9 would, without making anything durable. For tests of what that costs."""
+        """Let go as kill -9 would, making nothing durable: for tests of what that costs."""
         self._end(flush=False)
 
     def _end(self, *, flush: bool) -> None:
@@ -313,15 +314,16 @@ class Store:
 
     def manifest(self, artifact: Digest) -> Manifest | None:
         """The manifest of an artifact that is kept here."""
+        if self._catalog.artifact(artifact) is None:
+            return None  # Whatever we have cached.
         with self._manifests_lock:
-            if (found := self._manifests.get(artifact)) is not None:
+            if (cached := self._manifests.get(artifact)) is not None:
                 self._manifests.move_to_end(artifact)
-        data = None
-        if found is None or self._catalog.artifact(artifact) is None:
-            data = self._catalog.manifest(artifact)
-            if data is None:
-                return None
-            found = Manifest.parse(data)
+                return cached
+        data = self._catalog.manifest(artifact)
+        if data is None:
+            return None
+        found = Manifest.parse(data)
         with self._manifests_lock:
             self._manifests[artifact] = found
             while len(self._manifests) > self.limits.manifests_cached_max:
@@ -359,6 +361,10 @@ class Store:
     def artifact_of(self, ref: str, revision: str | None = None) -> Digest | None:
         """What `ref` was at a revision; with None, when it was last remembered."""
         return self._catalog.artifact_of(ref, revision)
+
+    def revision_of(self, ref: str, artifact: Digest) -> str | None:
+        """At which revision `ref` was this artifact, when that was last remembered."""
+        return self._catalog.revision_of(ref, artifact)
 
     def artifacts(self) -> list[ArtifactInfo]:
         """Every artifact, the one used longest ago first."""
@@ -458,8 +464,6 @@ class Store:
                 raise LeaseHeldError(f"{artifact} is pinned")
             if not pulled.isdisjoint(files):
                 raise LeaseHeldError(f"{artifact} is being pulled")
-            with self._manifests_lock:
-                self._manifests.pop(artifact, None)
             return self._room.drop([row], [])
 
     def gc(self, *, leftover_age_s: float | None = None) -> Removed:

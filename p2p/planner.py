@@ -214,6 +214,7 @@ class Planner:
         self._actions: deque[Action] = deque()
         self._is_dirty = True
         self._now = now
+        self._mind_end()  # Whoever starts with everything is a seed from the beginning.
 
     # --- facts: the home -----------------------------------------------------------
 

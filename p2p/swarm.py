@@ -35,6 +35,7 @@ from damselfly.errors import (
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
 from damselfly.model.plan import Plan, PlannedFile
+from damselfly.model.ref import Ref
 from damselfly.p2p.actions import (
     Action,
     Ask,
@@ -158,6 +159,7 @@ class Swarm:
     ) -> None:
         self.swarm = swarm
         self.plan = plan
+        self._name = Ref.parse(plan.ref).safe  # A query may hold a signature.
         self.bytes_by_source: dict[Source, int] = dict.fromkeys(Source, 0)
         self._keeper = keeper
         self._around = around
@@ -383,11 +385,11 @@ class Swarm:
         if cause is not None:
             self._fail(cause)
         elif reason is GiveUpReason.DENIED:
-            self._fail(OriginDeniedError(f"the origin of {self.plan.ref} refuses us"))
+            self._fail(OriginDeniedError(f"the origin of {self._name} refuses us"))
         else:
             self._fail(
                 OriginUnavailableError(
-                    f"nobody in the swarm of {self.plan.ref} can read its origin, and chunks are "
+                    f"nobody in the swarm of {self._name} can read its origin, and chunks are "
                     "missing that nobody holds"
                 )
             )
@@ -561,7 +563,7 @@ class Swarm:
                 self._wake()
 
     def _origin_failed(self, run_id: int, failure: OriginFailure, error: DamselflyError) -> None:
-        logger.warning("origin.failed", extra={"ref": self.plan.ref, "error": str(error)})
+        logger.warning("origin.failed", extra={"ref": self._name, "error": str(error)})
         self._origin_error = error
         self.planner.origin_failed(run_id, failure, self._now())
 

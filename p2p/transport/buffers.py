@@ -48,6 +48,9 @@ class BufferPool:
             try:
                 view.release()
                 whole.release()
+                # Slices of the view do not keep it from being released, but they keep the mapping
+                # from being resized: even to the size that it has.
+                memory.resize(self.buffer_bytes)
             except BufferError:
                 # A thread of a cancelled task still reads these bytes. It may finish in peace:
                 # nobody else gets this buffer, and the next one is a new one.

@@ -240,8 +240,8 @@ class Exchange:
         return failure
 
     def fail(self, failure: Exception) -> None:
-        """There will be no more of it."""
-        if self._failure is None:
+        """There will be no more of it; what is complete already stays so."""
+        if self._failure is None and not self.is_finished:
             self._failure = failure
             self._wake()
 

@@ -64,6 +64,7 @@ class Driver:
         self._write_blocked_since: float | None = None
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
         self._lingers = False
         self._lingered_bytes = 0
         self._loop.add_reader(self._fd, self._run, self._on_readable)
@@ -327,9 +328,11 @@ class Driver:
         if deadline is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer_s <= deadline:
                 return  # It fires, finds nothing due and comes back here.
             self._timer.cancel()
+        # Kept apart: what uvloop gives for a deadline that has passed does not know it.
+        self._timer_s = deadline
         self._timer = self._loop.call_at(deadline, self._run, self._on_timer)
 
     # --- the end ----------------------------------------------------------------------------

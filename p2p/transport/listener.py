@@ -17,6 +17,7 @@ class Listener:
     def __init__(
         self, sock: socket.socket, accepted: Callable[[socket.socket, tuple[str, int]], None]
     ) -> None:
+        self.port = int(sock.getsockname()[1])
         self._socket = sock
         self._accepted = accepted
         self._loop = asyncio.get_running_loop()
@@ -45,11 +46,6 @@ class Listener:
             sock.close()
             raise
         return cls(sock, accepted)
-
-    @property
-    def port(self) -> int:
-        """The port we listen on."""
-        return int(self._socket.getsockname()[1])
 
     def close(self) -> None:
         """Listen no more."""

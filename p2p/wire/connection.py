@@ -63,6 +63,7 @@ from damselfly.p2p.wire.violation import StreamViolationError, ViolationError
 from damselfly.p2p.wire.windows import ReceiveWindow, widen
 
 KEEPALIVE_PING = b"damselfl"
+_STREAMS_BEFORE_SETTINGS = 100
 _SMALL_DATA_BYTES = 64
 _WORTHY_DATA_BYTES = 256  # a frame of ours that earns the peer its WINDOW_UPDATEs
 
@@ -279,9 +280,14 @@ class Connection:
             self._is_client
             and not self.is_leaving
             and self.violation is None
-            and len(self._streams) < self.remote.streams_max
+            and len(self._streams) < self._streams_allowed
             and self._next_id <= frames.STREAM_ID_MAX
         )
+
+    @property
+    def _streams_allowed(self) -> int:
+        # Until the peer has said how many it takes, we guess what every server takes.
+        return self.remote.streams_max if self._has_settings else _STREAMS_BEFORE_SETTINGS
 
     def is_alive(self, stream_id: int) -> bool:
         """Whether commands about this stream still mean something."""

@@ -19,11 +19,12 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
-from typing import Literal, TextIO
+from collections.abc import Iterable, Iterator
+from typing import TextIO, cast
 
 from damselfly.errors import explain
 
+HANDLER_NAME = "damselfly"
 LINE_CHARS_MAX = 64 * 1024
 
 # What a record has anyway; the rest of its attributes are our fields.
@@ -74,10 +75,10 @@ def _plain(value: object) -> object:
         case dict():
             return {
                 str(key): HIDDEN if _SECRET_NAME.search(str(key)) else _plain(item)
-                for key, item in value.items()  # type: ignore[unused-ignore]
+                for key, item in cast("dict[object, object]", value).items()
             }
         case list() | tuple() | set() | frozenset():
-            return [_plain(item) for item in value]  # type: ignore[unused-ignore]
+            return [_plain(item) for item in cast("Iterable[object]", value)]
         case _:
             return redact(str(value))
 
@@ -145,25 +146,26 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def configure(
-    level: str = "info",
-    fmt: Literal["auto", "json", "pretty"] | str = "auto",  # noqa: PYI051 - the choices, for people
-    stream: TextIO | None = None,
+    level: str = "info", fmt: str = "auto", stream: TextIO | None = None
 ) -> logging.Handler:
     """Send every logger's lines to `stream` (stderr), and nothing anywhere else.
 
-    Returns the handler, which `logging.getLogger().removeHandler` takes away again.
+    `fmt` is `json`, `pretty` or `auto`. Returns the handler, which
+    `logging.getLogger().removeHandler` takes away again.
     """
-    stream = stream if stream is not None else sys.stderr
-    is_terminal = stream.isatty()
+    target = stream or sys.stderr
+    assert target is not None, "a process without stderr has nobody to tell"
+    is_terminal = target.isatty()
     if fmt == "auto":
         fmt = "pretty" if is_terminal else "json"
     assert fmt in {"json", "pretty"}
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(target)
+    handler.name = HANDLER_NAME
     handler.setFormatter(
         JSONFormatter() if fmt == "json" else PrettyFormatter(is_coloured=is_terminal)
     )
     root = logging.getLogger()
-    for old in [old for old in root.handlers if isinstance(old, logging.StreamHandler)]:
+    for old in [handler for handler in root.handlers if handler.name == HANDLER_NAME]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())

@@ -87,6 +87,18 @@ class Metrics:
         self.build_info.labels(version=__version__, python=platform.python_version()).set(1)
         self.table.append(("damselfly_build_info", "gauge", "version, python"))
 
+    def chunk_fetched(self, source: str, length: int, seconds: float) -> None:
+        """Count a chunk that arrived and verified."""
+        assert source in SOURCES
+        self.chunks_fetched.labels(source=source).inc()
+        self.fetched_bytes.labels(source=source).inc(length)
+        self.chunk_fetch_duration_seconds.labels(source=source).observe(seconds)
+
+    def chunk_served(self, length: int) -> None:
+        """Count a chunk that a peer got from us."""
+        self.chunks_served.inc()
+        self.served_bytes.inc(length)
+
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)

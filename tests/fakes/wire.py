@@ -1,4 +1,4 @@
-"""A core with memory for a socket: what tests of the wire push bytes into and read frames out of."""
+"""A core with memory for a socket: tests of the wire push bytes in and read frames out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +92,7 @@ class End:
     def __post_init__(self) -> None:
         self.core = Connection(self.role, self.limits, self.now)
         self.bodies: dict[int, bytearray] = {}
+        self.events: list[Event] = []
 
     @classmethod
     def greeted(cls, role: Role = Role.SERVER, limits: Limits | None = None) -> "End":
@@ -103,9 +104,9 @@ class End:
         return end
 
     def feed(self, data: bytes, step: int | None = None) -> list[Event]:
-        """Receive `data` in pieces of `step` bytes at most; violations come out."""
+        """Receive `data` by `step` bytes; a violation comes out, `events` has the rest."""
         at = 0
-        events: list[Event] = []
+        self.events = []
         try:
             while at < len(data):
                 piece = memoryview(data)[at : at + (step or len(data))]
@@ -113,8 +114,8 @@ class End:
                 self.core.received(count, self.now)
                 at += count
         finally:
-            events += self.core.take_events()
-        return merged(events)
+            self.events = merged(self.events + self.core.take_events())
+        return self.events
 
     def drain(self) -> bytes:
         """Send everything that may be sent now; bodies that were not given are zeros."""

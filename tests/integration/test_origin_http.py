@@ -5,7 +5,6 @@ import contextlib
 import logging
 import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
@@ -306,6 +305,36 @@ async def test_no_more_connections_are_opened_than_allowed() -> None:
     assert most == 3
 
 
+async def test_a_connection_is_kept_for_the_next_span(origin: HTTPOrigin) -> None:
+    ports: set[int] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        ports.add(request.transport.get_extra_info("peername")[1])
+        return web.Response(status=206, body=DATA, headers={"Content-Range": "bytes 0-9/10"})
+
+    app = web.Application()
+    app.router.add_get("/m/f.bin", answer)
+    async with served(app) as address:
+        for _ in range(5):
+            assert await _read(origin, address) == DATA
+
+    assert len(ports) == 1
+
+
+async def test_from_https_nobody_is_sent_to_http(
+    origin: HTTPOrigin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    async with scripted(_always(_part())) as (plain, _), _tls_server(tmp_path, plain) as found:
+        address, certificate = found
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+        with pytest.raises(OriginDeniedError, match="from https to http"):
+            await _read(origin, f"{address}/down")
+
+
 # --- servers without ranges ----------------------------------------------------------------------
 
 
@@ -398,24 +427,21 @@ async def test_a_redirect_is_followed(origin: HTTPOrigin) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _tls_server(tmp_path: Path) -> AsyncGenerator[tuple[str, Path]]:
+async def _tls_server(tmp_path: Path, plain: str = "") -> AsyncGenerator[tuple[str, Path]]:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    await asyncio.to_thread(
-        subprocess.run,
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
+    openssl = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
+        stderr=asyncio.subprocess.DEVNULL,
     )
+    assert await openssl.wait() == 0
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
 
     async def answer(request: web.Request) -> web.Response:
-        if request.path == "/down/f.bin":
-            raise web.HTTPFound(f"http://localhost:{request.url.port}/m/f.bin")
+        if request.path.startswith("/down/"):
+            raise web.HTTPFound(f"{plain}/m/f.bin")
         return web.Response(status=206, body=DATA, headers={"Content-Range": "bytes 0-9/10"})
 
     app = web.Application()

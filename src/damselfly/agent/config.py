@@ -23,13 +23,17 @@ from damselfly.agent.settings import (
     AgentSettings,
     LogSettings,
     OriginSettings,
+    PeerFile,
     PeerList,
+    PeerName,
     StoreSettings,
     SwarmSettings,
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
 from damselfly.p2p.discovery import join_address, split_address
+
+__all__ = ["AgentConfig", "PeerFile", "PeerList", "PeerName", "load_config"]
 
 CONFIG_VARIABLE = "DAMSELFLY_CONFIG"
 FILE_BYTES_MAX = MIB

@@ -17,10 +17,11 @@ import uvloop
 from damselfly import __version__
 from damselfly.agent.admin import AdminServer
 from damselfly.agent.api import APIServer
-from damselfly.agent.config import AgentConfig, PeerFile, PeerList, PeerName
+from damselfly.agent.config import AgentConfig
 from damselfly.agent.node import Counters, LocalNode
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
+from damselfly.agent.settings import PeerFile, PeerList, PeerName
 from damselfly.agent.swarms import Swarms
 from damselfly.cache.limits import Limits as StoreLimits
 from damselfly.cache.report import ArtifactState
@@ -29,8 +30,8 @@ from damselfly.clock import SystemClock
 from damselfly.errors import ConfigError, DamselflyError
 from damselfly.log import configure
 from damselfly.metrics import Metrics
-from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.bitmap import Bitmap
+from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.port import OriginLimits
@@ -52,10 +53,12 @@ logger = logging.getLogger(__name__)
 WORKER_THREADS = 4
 """Hashing and writing release the interpreter: two keep a fast link busy, four hide slow writes."""
 LOOKUP_THREADS = 2
-"""A look-up takes microseconds, but may wait for the catalog: not in the loop, and not behind writes."""
+"""A look-up takes microseconds, but may wait for the catalog: not in the loop, nor behind writes."""
 FIRST_LOOK_S = 3.0
 """How long a start waits for the listed peers to answer or to fail."""
 TELL_INTERVAL_S = 15.0
+NO_REF = "file:///"
+"""Where an artifact came from that no ref is known for: a seed reads no origin."""
 
 
 def run(config: AgentConfig) -> int:
@@ -213,7 +216,7 @@ class _Agent:
             api = APIServer(node, config.agent.socket, mode=config.agent.socket_mode)
             await stack.enter_async_context(api)
             if config.agent.admin is not None:
-                admin = AdminServer(config.agent.admin, self._metrics, node.unready)
+                admin = AdminServer(config.agent.admin, self._metrics, node.unready, node.status)
                 await stack.enter_async_context(admin)
             background.append(tasks.create_task(self._keep_seeding(shop, agents)))
             node.state = "ready"
@@ -237,7 +240,7 @@ class _Agent:
                 if manifest is None:
                     continue
                 have = Bitmap.full(manifest.chunk_count)
-                await shop.swarms.seed(manifest, have, str(info.artifact))
+                await shop.swarms.seed(manifest, have, info.refs[0] if info.refs else NO_REF)
                 for text in info.refs:
                     await self._tell_home(text, info.artifact, shop, agents, told)
             await shop.swarms.tidy()
@@ -260,8 +263,9 @@ class _Agent:
         if told.get(text) == seen:
             return
         told[text] = seen
-        plan_id = await shop.work(partial(self._store.revision_of, text, artifact))
-        await shop.resolver.sealed_before(ref, plan_id, artifact)
+        revision = await shop.work(partial(self._store.revision_of, text, artifact))
+        if revision is not None:
+            await shop.resolver.sealed_before(ref, Digest.parse(revision), artifact)
 
     # --- what others tell us -------------------------------------------------------------------
 
@@ -275,11 +279,15 @@ class _Agent:
 
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)
-        self._metrics.chunk_fetched(source.value, length, seconds)
+        metrics = self._metrics
+        metrics.chunks_fetched.labels(source=source.value).inc()
+        metrics.fetched_bytes.labels(source=source.value).inc(length)
+        metrics.chunk_fetch_duration_seconds.labels(source=source.value).observe(seconds)
 
     def _served(self, length: int) -> None:
         self._counters.served += length
-        self._metrics.chunk_served(length)
+        self._metrics.chunks_served.inc()
+        self._metrics.served_bytes.inc(length)
 
 
 def _recheck(store: Store, digest: Digest) -> None:

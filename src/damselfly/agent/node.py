@@ -41,6 +41,7 @@ from damselfly.errors import (
     UsageError,
 )
 from damselfly.model.digest import Digest
+from damselfly.model.manifest import Manifest
 from damselfly.model.ref import Ref
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.swarm import Source
@@ -250,8 +251,13 @@ class LocalNode:
             for done, total in newest:
                 yield VerifyProgress(artifact=name, bytes_done=done, bytes_total=total)
         found = work.result()
+        manifests: dict[Digest, Manifest] = {}
+        for degraded in found.degraded:
+            manifest = await self._shop.work(partial(store.manifest, degraded))
+            if manifest is not None:
+                manifests[degraded] = manifest
         for bad in found.bad:
-            yield _bad_chunk(bad, found)
+            yield _bad_chunk(bad, manifests, found.degraded)
         repaired = 0
         if repair:
             for degraded in found.degraded:
@@ -368,12 +374,22 @@ def _is_meant(pull: Pull, target: str) -> bool:
     return str(Ref.parse(target).unpinned) == str(pull.ref.unpinned)
 
 
-def _bad_chunk(bad: report.BadChunk, found: report.Verified) -> BadChunk:
-    artifact = found.degraded[0] if found.degraded else bad.expected
+def _bad_chunk(
+    bad: report.BadChunk, degraded: "dict[Digest, Manifest]", names: tuple[Digest, ...]
+) -> BadChunk:
+    """Say where a bad chunk lies, in the first artifact that has its file."""
+    start = length = 0
+    artifact = names[0] if names else bad.expected
+    for name, manifest in degraded.items():
+        for file in manifest.files:
+            if file.path == bad.path and bad.number < len(file.chunks):
+                start = sum(chunk.length for chunk in file.chunks[: bad.number])
+                length = file.chunks[bad.number].length
+                artifact = name
     return BadChunk(
         artifact=str(artifact),
         path=bad.path,
-        start=bad.start,
-        length=bad.length,
+        start=start,
+        length=length,
         digest=str(bad.expected),
     )

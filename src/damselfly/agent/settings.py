@@ -256,7 +256,6 @@ class StoreSettings:
             "--store-high",
             "SHARE",
             parse_share,
-    show_bytes,
             "eviction begins above this share of the capacity",
         ),
     ] = 0.95
@@ -266,7 +265,6 @@ class StoreSettings:
             "--store-low",
             "SHARE",
             parse_share,
-    show_bytes,
             "eviction ends at this share: not every pull pays for one",
         ),
     ] = 0.85

@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 from damselfly.client.answers import (
+    ArtifactRequest,
     BadChunk,
     Cancelled,
+    CancelRequest,
     Collected,
     Diagnosis,
     HeldArtifact,
@@ -19,6 +21,7 @@ from damselfly.client.answers import (
     Status,
     Verified,
     VerifyProgress,
+    VerifyRequest,
 )
 from damselfly.client.exchange import Exchange
 from damselfly.client.record import Record
@@ -29,6 +32,8 @@ from damselfly.errors import (
     RemoteProtocolError,
     error_classes,
 )
+
+R = TypeVar("R", bound=Record)
 
 ANSWER_PATIENCE_S = 60.0
 STREAM_PATIENCE_S = 60.0  # the agent says at least `still here` every 5 s
@@ -54,7 +59,7 @@ class AgentClient:
         Raises:
             DamselflyError: The pull failed, or was cancelled.
         """
-        for item in self._stream("/v1/pulls", request.to_json(), (Progress, Pulled)):
+        for item in self._stream("/v1/pulls", request, (Progress, Pulled)):
             assert isinstance(item, Progress | Pulled)
             yield item
 
@@ -64,7 +69,7 @@ class AgentClient:
 
     def cancel(self, target: str) -> Sequence[Cancelled]:
         """Stop the pulls of a ref or an artifact."""
-        answer = self._ask("POST", "/v1/cancel", {"target": target})
+        answer = self._ask("POST", "/v1/cancel", CancelRequest(target=target))
         return _read_list(answer, "cancelled", Cancelled)
 
     def artifacts(self) -> Sequence[HeldArtifact]:
@@ -79,7 +84,7 @@ class AgentClient:
         self, artifact: str | None = None, *, repair: bool = False
     ) -> Iterator[VerifyProgress | BadChunk | Verified]:
         """Re-read and re-hash one artifact, or all; the last item is `Verified`."""
-        question = {"artifact": artifact, "repair": repair}
+        question = VerifyRequest(artifact=artifact, repair=repair)
         kinds = (VerifyProgress, BadChunk, Verified)
         for item in self._stream("/v1/verify", question, kinds):
             assert isinstance(item, VerifyProgress | BadChunk | Verified)
@@ -87,19 +92,21 @@ class AgentClient:
 
     def remove(self, artifact: str) -> Removed:
         """Take an artifact out of the store."""
-        return Removed.parse(self._ask("POST", "/v1/rm", {"artifact": artifact}))
+        return Removed.parse(self._ask("POST", "/v1/rm", ArtifactRequest(artifact=artifact)))
 
     def pin(self, artifact: str) -> HeldArtifact:
         """Keep an artifact from eviction."""
-        return HeldArtifact.parse(self._ask("POST", "/v1/pin", {"artifact": artifact}))
+        return HeldArtifact.parse(self._ask("POST", "/v1/pin", ArtifactRequest(artifact=artifact)))
 
     def unpin(self, artifact: str) -> HeldArtifact:
         """Let an artifact be evicted again."""
-        return HeldArtifact.parse(self._ask("POST", "/v1/unpin", {"artifact": artifact}))
+        return HeldArtifact.parse(
+            self._ask("POST", "/v1/unpin", ArtifactRequest(artifact=artifact))
+        )
 
     def gc(self) -> Collected:
         """Remove what no artifact refers to."""
-        return Collected.parse(self._ask("POST", "/v1/gc", {}))
+        return Collected.parse(self._ask("POST", "/v1/gc"))
 
     def doctor(self) -> Diagnosis:
         """What the agent finds when it looks at itself."""
@@ -107,32 +114,34 @@ class AgentClient:
 
     # --- how it is asked ----------------------------------------------------------------------
 
-    def _begin(self, method: str, target: str, question: object, patience_s: float) -> Exchange:
-        body = b"" if question is None else json.dumps(question).encode()
+    def _begin(
+        self, method: str, target: str, question: Record | None, patience_s: float
+    ) -> Exchange:
+        body = b"" if question is None else json.dumps(question.to_json()).encode()
         return Exchange.begin(
             self.socket_path, method, quote(target, safe="/"), body, patience_s=patience_s
         )
 
-    def _ask(self, method: str, target: str, question: object = None) -> object:
+    def _ask(self, method: str, target: str, question: Record | None = None) -> object:
         with self._begin(method, target, question, ANSWER_PATIENCE_S) as exchange:
             answer = _load(exchange.read(), self.socket_path)
         if exchange.status != 200:
             raise _error(answer, exchange.status)
         return answer
 
-    def _list[R: Record](self, target: str, key: str, kind: type[R]) -> Sequence[R]:
+    def _list(self, target: str, key: str, kind: type[R]) -> Sequence[R]:
         return _read_list(self._ask("GET", target), key, kind)
 
     def _stream(
-        self, target: str, question: object, kinds: Sequence[type[Record]]
+        self, target: str, question: Record, kinds: Sequence[type[Record]]
     ) -> Iterator[Record]:
         with self._begin("POST", target, question, STREAM_PATIENCE_S) as exchange:
             if exchange.status != 200:
                 raise _error(_load(exchange.read(), self.socket_path), exchange.status)
             by_event = {kind.event: kind for kind in kinds}
             for line in exchange.lines():
-                answer = _load(line, self.socket_path)
-                event = answer.get("event") if isinstance(answer, dict) else None
+                answer = _object(_load(line, self.socket_path))
+                event = str(answer.get("event"))
                 if event == "failed":
                     raise _error(answer, exchange.status)
                 if kind := by_event.get(event):
@@ -140,6 +149,37 @@ class AgentClient:
                 if event == "done":
                     return
         raise AgentUnavailableError(
-            f"the agent on {self.socket_path} stopped while it answered (what it does goes on when"
-            " it is back and asked again)"
+            f"the agent on {self.socket_path} stopped while it answered; what it was doing goes on"
+            " when it is back and asked again"
         )
+
+
+def _load(text: bytes, socket_path: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise RemoteProtocolError(f"what answers on {socket_path} does not speak JSON") from exc
+
+
+def _object(answer: object) -> Mapping[str, object]:
+    if not isinstance(answer, dict):
+        raise RemoteProtocolError("the agent answers with something that is not a JSON object")
+    return cast("dict[str, object]", answer)
+
+
+def _read_list(answer: object, key: str, kind: type[R]) -> Sequence[R]:
+    items = _object(answer).get(key)
+    if not isinstance(items, list):
+        raise RemoteProtocolError(f"the agent's answer lacks the list {key!r}")
+    return [kind.parse(item) for item in cast("list[object]", items)]
+
+
+def _error(answer: object, status: int) -> DamselflyError:
+    """The error that the agent met, of its own class; a class that we do not know is the root."""
+    told = _object(answer)
+    cls = error_classes().get(str(told.get("error")), DamselflyError)
+    message = str(told.get("message") or f"the agent answers with status {status}")
+    # Some classes build their message from parts, and only the message crossed the socket.
+    error = cls.__new__(cls)
+    error.args = (message,)
+    return error

@@ -21,6 +21,28 @@ class PullRequest(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CancelRequest(Record):
+    """Stop the pulls of a ref or an artifact."""
+
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(Record):
+    """Re-read and re-hash one artifact, or all; `repair` fetches what is bad again."""
+
+    artifact: str | None = None
+    repair: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRequest(Record):
+    """Do something with one artifact."""
+
+    artifact: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Record):
     """How far a pull has come.
 
@@ -152,6 +174,8 @@ class StoreStatus(Record):
     reserved_bytes: int = 0
     free_bytes: int = 0
     artifacts: int = 0
+    leases: int = 0
+    pins: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
 
@@ -17,6 +16,9 @@ class Record:
     Reading is strict about what is there and easy about what is new: a missing or mistyped field
     is an error, an unknown one is passed over, because a newer agent may say more.
     """
+
+    event: ClassVar[str] = ""
+    """What a stream calls it."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -45,10 +47,15 @@ class Record:
         return cls(**found)
 
 
-@cache
+_KNOWN: dict[type[Record], dict[str, Any]] = {}
+
+
 def _hints(cls: type[Record]) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    """The types of a record's fields, looked up once."""
+    if (known := _KNOWN.get(cls)) is None:
+        hints = get_type_hints(cls)
+        known = _KNOWN[cls] = {field.name: hints[field.name] for field in fields(cls)}
+    return known
 
 
 def _plain(value: object) -> object:

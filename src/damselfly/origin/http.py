@@ -122,7 +122,8 @@ class HTTPOrigin:
                 # A size of 0 is believed only from a GET: some servers say it in any HEAD.
                 if answer.status == 200 and length.isdecimal() and length.strip("0"):
                     return _measured(answer, int(length))
-                if answer.status in {404, 410} or answer.status >= 500 or answer.status == 429:
+                # Servers that do not care for HEAD say so in many ways; these mean something.
+                if answer.status in {404, 410, 500, 502, 503, 504} | _RETRY_LATER:
                     _check_status(answer, doing)
             async with self._asked("GET", url, {"Range": "bytes=0-0"}, doing) as answer:
                 size = _range_of(answer, doing)[2]

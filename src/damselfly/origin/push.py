@@ -149,6 +149,8 @@ class _Push:
         there = self._target / path
         if there.is_symlink() or not there.exists():
             return None  # A link is replaced by the file that agents may read.
+        if not there.is_file():
+            raise UsageError(f"pushing a file to {there}: what is there is none")
         return tree.look_at(path, there)
 
     def _copy(self, source: int, file: LocalFile, planned: PlannedFile) -> list[Digest]:

@@ -11,6 +11,7 @@ directory of n files costs about 2n small requests, side by side.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -117,11 +118,15 @@ class _Survey:
         try:
             measured = await self._web.measure(ref.location)
         except (OriginNotFoundError, OriginDeniedError) as exc:
-            # A directory that has no page of its own may still have files.
-            try:
-                return await self._directory(ref.as_directory)
-            except (OriginNotFoundError, OriginDeniedError):
-                raise exc from None
+            missing = exc
+        else:
+            return await self._measured(ref, measured)
+        # A directory that has no page of its own may still have files.
+        with contextlib.suppress(OriginNotFoundError, OriginDeniedError):
+            return await self._directory(ref.as_directory)
+        raise missing
+
+    async def _measured(self, ref: Ref, measured: Measured) -> Resolved:
         if urlsplit(measured.url).path.endswith("/"):
             return await self._directory(ref.as_directory)
         if measured.is_html and await self._top(ref) is not None:

@@ -20,10 +20,13 @@ async def together(work: Iterable[Callable[[], Awaitable[_T]]], width: int) -> l
         for number, job in pending:
             results[number] = await job()
 
+    failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(width, len(jobs))):
                 group.create_task(worker(pending))
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        failure = failures.exceptions[0]
+    if failure is not None:
+        raise failure  # Out here, so that it keeps its own cause and gets no context.
     return [results[number] for number in range(len(jobs))]

@@ -6,6 +6,7 @@ the swarm a file that nobody named; so is one to a directory (they make loops, a
 double at every step) and whatever is not a file at all.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -196,6 +197,8 @@ def local_error(error: OSError, doing: str) -> DamselflyError:
     """Choose the error for what the system said; the caller raises it from `error`."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
+            return OriginNotFoundError(doing)
+        case _ if error.errno in {errno.ELOOP, errno.ENAMETOOLONG}:
             return OriginNotFoundError(doing)
         case PermissionError():
             return OriginDeniedError(doing)
