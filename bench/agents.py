@@ -96,6 +96,10 @@ class Process:
         fields = stat[stat.rindex(b")") + 2 :].split()
         self._cpu_s = max(self._cpu_s, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 
+    def forget_peak(self) -> None:
+        """Begin anew to look for the peak of its memory."""
+        self._rss_anon_peak_bytes = 0
+
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
@@ -166,6 +170,10 @@ class Agent:
             if time.monotonic() > deadline_s:
                 raise BenchError(f"{self.name} is not ready in time; {self.process.last_words()}")
             time.sleep(0.02)
+
+    def peer_count(self) -> int:
+        """How many other agents it is connected to."""
+        return sum(peer.state == "connected" for peer in self.client.status().peers)
 
     def pull(self, ref: str, on_progress: Callable[[Progress], None] | None = None) -> Pulled:
         """Pull `ref` through the agent's socket, and say how it went on.
@@ -284,6 +292,22 @@ class Fleet:
         agent = Agent(self.start(name, command), listen, self._socket_of(name))
         self.agents.append(agent)
         return agent
+
+    def wait_until_met(self, patience_s: float = READY_PATIENCE_S) -> None:
+        """Wait until every agent is ready and sees every other one.
+
+        Raises:
+            BenchError: one ended instead, or they take too long.
+        """
+        for agent in self.agents:
+            agent.wait_until_ready(patience_s)
+        deadline_s = time.monotonic() + patience_s
+        waiting = list(self.agents)
+        while waiting:
+            waiting = [agent for agent in waiting if agent.peer_count() < len(self.agents) - 1]
+            if waiting and time.monotonic() > deadline_s:
+                raise BenchError(f"{waiting[0].name} does not find the others; {self.explain()}")
+            time.sleep(0.02)
 
     def explain(self) -> str:
         """The last words of everybody, for when something went wrong."""

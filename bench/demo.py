@@ -239,8 +239,7 @@ def run(*, size_bytes: int, nodes: int, keep: bool) -> int:
         for number, address in enumerate(addresses, start=1):
             fleet.start_agent(f"agent{number}", address, addresses)
         try:
-            for agent in fleet.agents:
-                agent.wait_until_ready()
+            fleet.wait_until_met()
             is_same = show(model, origin, fleet)
             stop_all(fleet.agents)
         except BenchError as exc:

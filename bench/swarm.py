@@ -47,7 +47,6 @@ from damselfly.p2p.rendezvous import home_of
 
 _AGENT_PORT = 7070
 _ORIGIN_PORT = 80
-_SETTLE_S = 1.0
 _MEMORY_FOLDER = Path("/dev/shm")
 _SPARE_BYTES = 3 << 30  # for the agents themselves, and what else runs here
 
@@ -150,13 +149,11 @@ def run_pass(scenario: Scenario, model: Model, folder: Path) -> Pass:
                 *scenario.agent_options,
                 prefix=network.nodes[name].prefix,
             )
-        for agent in fleet.agents:
-            agent.wait_until_ready()
+        fleet.wait_until_met()
         victims = fleet.agents[: scenario.kill_count]
         if scenario.kills_home:
             home = _home(origin.url, addresses, node.prefix)
             victims = [agent for agent in fleet.agents if agent.address == home]
-        time.sleep(_SETTLE_S)  # The agents have met before anybody wants anything.
         try:
             return _pull_on_all(scenario, model, origin, fleet.agents, victims)
         except BenchError as exc:

@@ -27,6 +27,8 @@ class Peer:
     rests_until_s: float = 0.0
     """Busy, or not reachable: not asked before."""
     failures: int = 0
+    busies: int = 0
+    """Times in a row that it was busy."""
     corrupt: int = 0
     """Chunks whose bytes were wrong."""
     quarantined_until_s: float = 0.0

@@ -313,7 +313,7 @@ class Planner:
             return  # Another ask for it won, and this one was cancelled too late.
         took_s = now - ask.asked_s
         self._usual_s = took_s if not self._usual_s else 0.8 * self._usual_s + 0.2 * took_s
-        ask.peer.failures = 0
+        ask.peer.failures = ask.peer.busies = 0
         self._moved_s = now
         self._end_ask(ask)
         self._hold(ask.index)
@@ -339,7 +339,9 @@ class Planner:
         peer = ask.peer
         self._end_ask(ask)
         if failure is AskFailure.BUSY:
-            rest_s = min(max(retry_after_s, limits.busy_s_min), limits.busy_s_max)
+            rest_s = max(retry_after_s, limits.busy_s_min) * 2 ** min(peer.busies, 8)
+            rest_s = min(rest_s, limits.busy_s_max)
+            peer.busies += 1
             peer.rests_until_s = max(peer.rests_until_s, now + rest_s)
         elif failure is AskFailure.MISSING:
             self._peers.avoid(peer, ask.index)

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 WORKER_THREADS = 4
 """Hashing and writing release the interpreter: two keep a fast link busy, four hide slow writes."""
 LOOKUP_THREADS = 2
-"""A look-up takes microseconds, but may wait for the catalog: not in the loop, nor behind writes."""
+"""It takes microseconds, but may wait for the catalog: neither in the loop nor behind writes."""
 FIRST_LOOK_S = 3.0
 """How long a start waits for the listed peers to answer or to fail."""
 TELL_INTERVAL_S = 15.0

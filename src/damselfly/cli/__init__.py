@@ -35,10 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     verb = given[0] if given else ""
     try:
-        if verb in VERBS:
-            code = _run_verb(verb, given[1:])
-        else:
-            code = _without_verb(given)
+        code = _run_verb(verb, given[1:]) if verb in VERBS else _without_verb(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -86,7 +83,7 @@ def _without_verb(given: Sequence[str]) -> int:
     parser = _Parser(
         prog="damselfly",
         usage="damselfly [-h] [--version] VERB ...",
-        description="Distributes model weights: every byte from the origin once, then node to node.",
+        description="Model weights: each byte from the origin once, then from node to node.",
         epilog=f"verbs:\n{listing}\n\n`damselfly VERB --help` tells more of one.",
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -97,12 +94,9 @@ def _without_verb(given: Sequence[str]) -> int:
         parser.print_help(sys.stderr)
         return UsageError.exit_code
     if unknown[0].startswith("-"):
-        parser.error(f"unknown flag {unknown[0]!r}")
+        return parser.error(f"unknown flag {unknown[0]!r}")
     import difflib  # noqa: PLC0415 - only for who mistyped
 
     near = difflib.get_close_matches(unknown[0], VERBS, n=1)
-    parser.error(
-        f"no verb {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    )
-
-
+    advice = f"; did you mean {near[0]!r}?" if near else ""
+    return parser.error(f"no verb {unknown[0]!r}{advice}")

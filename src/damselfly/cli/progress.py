@@ -63,7 +63,7 @@ class Progress:
         self._is_quiet = is_quiet
         self._is_moving = is_terminal(stream)
         self._is_coloured = is_coloured(stream)
-        self._cells = "━╸─" if is_unicode(stream) else "#>-"
+        self._cells = ("━", "╸", "─") if is_unicode(stream) else ("#", ">", "-")
         self._now = now
         self._window: deque[tuple[float, Moment]] = deque()
         self._shown_s = -1e9
@@ -204,7 +204,9 @@ class Progress:
         for name, count in moment.sources:
             counted += count
             stop = min(filled, cells * counted // max(1, moment.bytes_total))
-            parts.append(paint(full * (stop - drawn), SOURCE_COLOURS.get(name, GREEN), coloured=True))
+            parts.append(
+                paint(full * (stop - drawn), SOURCE_COLOURS.get(name, GREEN), coloured=True)
+            )
             drawn = max(drawn, stop)
         parts.append(paint(full * (filled - drawn), GREEN, coloured=True))
         parts.append(f"\x1b[{DIM}m{empty * (cells - filled)}{RESET}")

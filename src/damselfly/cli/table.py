@@ -30,10 +30,11 @@ def print_table(
         before = sum(widths[:last]) + len(GAP) * last
         widths[last] = max(12, min(widths[last], columns(stream) - before - 1))
     coloured = is_coloured(stream)
-    for row in (list(heads), *cells):
-        parts: list[str] = []
-        for head, cell, width in zip(heads, row, widths, strict=True):
-            shown = shorten(cell, width) if head == heads[last] and is_terminal(stream) else cell
-            parts.append(shown.rjust(width) if head in right else shown.ljust(width))
-        line = GAP.join(parts).rstrip()
-        print(paint(line, BOLD, coloured=coloured and row is not None and row == list(heads)), file=stream)
+    for number, row in enumerate([list(heads), *cells]):
+        if is_terminal(stream):
+            row[last] = shorten(row[last], widths[last])
+        parts = [
+            cell.rjust(width) if head in right else cell.ljust(width)
+            for head, cell, width in zip(heads, row, widths, strict=True)
+        ]
+        print(paint(GAP.join(parts).rstrip(), BOLD, coloured=coloured and number == 0), file=stream)

@@ -1,0 +1,111 @@
+"""The home of a ref: one resolver at a time, and what plans became."""
+
+import pytest
+
+from damselfly.errors import RemoteProtocolError
+from damselfly.model.digest import Digest
+from damselfly.p2p.messages import AgentID
+from damselfly.p2p.refs import RefHome, RefLimits, RefNews, RefReply, RefReport
+
+PLAN = Digest.of(b"plan")
+ARTIFACT = Digest.of(b"artifact")
+
+
+def said(
+    news: RefNews, agent: str, plan: Digest | None = None, artifact: Digest | None = None
+) -> RefReport:
+    return RefReport(news, "ref", AgentID(f"{agent}:1"), f"boot-{agent}", plan, artifact)
+
+
+def test_the_first_resolves_and_the_others_wait() -> None:
+    home = RefHome()
+
+    first = home.reported(said(RefNews.ASK, "a"), 0.0)
+    second = home.reported(said(RefNews.ASK, "b"), 0.1)
+
+    assert first.must_resolve
+    assert not second.must_resolve
+    assert second.retry_after_s is not None
+
+
+def test_the_outcome_is_told_to_those_who_waited() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 1.0)
+    reply = home.reported(said(RefNews.ASK, "b"), 1.1)
+
+    assert reply == RefReply(plan=PLAN, holders=(AgentID("a:1"),))
+
+
+def test_a_resolver_that_fails_makes_way() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.reported(said(RefNews.FAILED, "a"), 1.0)
+
+    assert home.reported(said(RefNews.ASK, "b"), 1.1).must_resolve
+
+
+def test_a_resolver_that_falls_silent_makes_way_in_time() -> None:
+    home = RefHome(RefLimits(resolving_s=30.0))
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    assert not home.reported(said(RefNews.ASK, "b"), 29.0).must_resolve
+    assert home.reported(said(RefNews.ASK, "b"), 31.0).must_resolve
+
+
+def test_an_outcome_grows_old_but_what_the_plan_became_does_not() -> None:
+    home = RefHome(RefLimits(fresh_s=10.0))
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 1.0)
+    home.reported(said(RefNews.SEALED, "a", PLAN, ARTIFACT), 5.0)
+
+    fresh = home.reported(said(RefNews.ASK, "b"), 6.0)
+    old = home.reported(said(RefNews.ASK, "b"), 60.0)
+    again = home.reported(said(RefNews.PLANNED, "b", PLAN), 61.0)
+
+    assert fresh.artifact == ARTIFACT
+    assert old.must_resolve
+    assert again.artifact == ARTIFACT
+    assert AgentID("a:1") in again.holders
+
+
+def test_somebody_who_was_not_asked_cannot_change_what_is_told() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.reported(said(RefNews.PLANNED, "liar", Digest.of(b"other")), 0.5)
+
+    assert home.reported(said(RefNews.ASK, "b"), 0.6).plan is None
+
+
+@pytest.mark.parametrize("news", list(RefNews))
+def test_reports_survive_the_wire(news: RefNews) -> None:
+    report = said(news, "a", PLAN, ARTIFACT)
+
+    assert RefReport.parse(report.to_json()) == report
+
+
+def test_replies_survive_the_wire() -> None:
+    reply = RefReply(True, 0.5, PLAN, ARTIFACT, (AgentID("a:1"), AgentID("b:2")))
+
+    assert RefReply.parse(reply.to_json()) == reply
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"news":"ask"}',
+        b'{"news":"shout","ref":"r","agent":"a:1","boot":"b"}',
+        b'{"news":"planned","ref":"r","agent":"a:1","boot":"b"}',
+        b'{"news":"sealed","ref":"r","agent":"a:1","boot":"b"}',
+        b'{"news":"ask","ref":"r s","agent":"a:1","boot":"b"}',
+        b'{"news":"ask","ref":"r","agent":"nobody","boot":"b"}',
+    ],
+)
+def test_nonsense_is_refused(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        RefReport.parse(data)
