@@ -149,10 +149,9 @@ def stop_all(agents: Sequence[Agent]) -> None:
 
 
 @contextmanager
-def _run_folder(*, keep: bool) -> Generator[Path]:
+def _run_folder(cache: Path, *, keep: bool) -> Generator[Path]:
     """A folder for stores and logs; it is removed unless it is to be kept."""
-    CACHE.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=cache))
     try:
         yield folder
     finally:
@@ -221,19 +220,19 @@ def show(model: Model, origin: OriginServer, fleet: Fleet) -> bool:
     return all(verified)
 
 
-def run(*, size_bytes: int, nodes: int, keep: bool) -> int:
+def run(*, size_bytes: int, nodes: int, keep: bool, cache: Path) -> int:
     """Run the demo; returns the exit code."""
     room = (nodes + 1) * size_bytes + (1 << 30)
-    CACHE.mkdir(exist_ok=True)
-    if shutil.disk_usage(CACHE).free < room:
-        print(f"the demo needs {room / 1e9:.1f} GB of disk in {CACHE}", file=sys.stderr)
+    cache.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(cache).free < room:
+        print(f"the demo needs {room / 1e9:.1f} GB of disk in {cache}", file=sys.stderr)
         return 1
-    print(f"model of {size_bytes / 2**30:.2f} GiB in {CACHE} ...", end=" ", flush=True)
+    print(f"model of {size_bytes / 2**30:.2f} GiB in {cache} ...", end=" ", flush=True)
     start_s = time.monotonic()
-    model = cached_model(size_bytes)
+    model = cached_model(size_bytes, cache)
     shards = sum(name.endswith(".safetensors") for name in model.sizes)
     print(f"{len(model.sizes)} files, {shards} shards ({time.monotonic() - start_s:.1f} s)")
-    with _run_folder(keep=keep) as folder, Fleet(folder) as fleet:
+    with _run_folder(cache, keep=keep) as folder, Fleet(folder) as fleet:
         listen, *addresses = free_addresses(nodes + 1)
         origin = fleet.start_origin(model.path, listen)
         for number, address in enumerate(addresses, start=1):
@@ -258,11 +257,14 @@ def main() -> int:
     )
     parser.add_argument("--size", type=parse_bytes, default=1 << 30, help="such as 1GiB")
     parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the model is kept")
     parser.add_argument("--keep", action="store_true", help="keep stores and logs")
     given = parser.parse_args()
     end_on_sigterm()
     try:
-        return run(size_bytes=given.size, nodes=given.nodes, keep=given.keep)
+        return run(
+            size_bytes=given.size, nodes=given.nodes, keep=given.keep, cache=given.cache.absolute()
+        )
     except KeyboardInterrupt:
         print("\ninterrupted; everything but the model is removed", file=sys.stderr)
         return 130

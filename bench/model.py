@@ -172,9 +172,9 @@ def write_model(path: Path, size_bytes: int, *, rng_seed: int = 1) -> Model:
     return model
 
 
-def cached_model(size_bytes: int) -> Model:
-    """The model of that size in this checkout's `.demo`, written if it is not there yet."""
-    return write_model(CACHE / f"model-{size_bytes}", size_bytes)
+def cached_model(size_bytes: int, cache: Path = CACHE) -> Model:
+    """The model of that size in a cache, this checkout's without one; written if not there yet."""
+    return write_model(cache / f"model-{size_bytes}", size_bytes)
 
 
 def _find(path: Path, note: Path, wanted: dict[str, int]) -> Model | None:

@@ -51,6 +51,11 @@ class Agents:
         self._core.suspected(agent, self._clock.monotonic_s())
         self._changed.set()
 
+    def greeted_by(self, agent: AgentID) -> None:
+        """An agent greeted us."""
+        self._core.greeted_by(agent, self._clock.monotonic_s())
+        self._changed.set()
+
     async def settled(self) -> None:
         """Wait until every address listed at first has answered or failed once."""
         await self._settled.wait()
@@ -91,7 +96,10 @@ class Agents:
     async def _greet(self, action: Greet) -> None:
         try:
             reply = await self._pool.request(
-                action.address, "GET", "/v1/hello", deadline_s=GREETING_S
+                action.address,
+                "GET",
+                f"/v1/hello?from={self.me.agent}",
+                deadline_s=GREETING_S,
             )
             if reply.status == 503:
                 raise PeerUnavailableError(f"{action.address} is starting")

@@ -12,7 +12,8 @@ Discovery lists addresses; greeting an address (`GET /v1/hello`) tells which age
 Rule 1. An agent's id is the address it advertises; we know ourselves by our boot nonce, because the
 list may name us by an address that we do not know as ours.
 Rule 2. An agent that answered is alive until a greeting fails twice in a row, or once with a
-refused or reset connection. A lost agent is greeted again with back-off as long as it is listed.
+refused or reset connection. A lost agent is greeted again with back-off as long as it is listed,
+and at once when it greets us.
 Rule 3. An address that leaves the list leaves the view: redirects and homes stay inside of it.
 Rule 4. Views differ between agents for a while. That costs redundant asks, never wrong data.
 """
@@ -31,6 +32,8 @@ class MembershipLimits:
     """Between two greetings of an agent that answers; grows with their number."""
     greet_interval_per_peer_s: float = 0.02
     """A thousand agents are greeted every 20 s each: 50 greetings a second."""
+    back_off_s_min: float = 0.2
+    """Agents of a cluster start together: who is not there yet will be in a moment."""
     back_off_s_max: float = 15.0
     addresses_max: int = 10_000
 
@@ -101,12 +104,17 @@ class Membership:
             return
         contact.is_asked = False
         contact.failures += 1
-        contact.due_s = now + min(
-            self._limits.back_off_s_max, self._interval_s() * 2 ** min(contact.failures - 1, 6)
-        )
+        rest_s = self._limits.back_off_s_min * 2 ** min(contact.failures - 1, 16)
+        contact.due_s = now + min(self._limits.back_off_s_max, rest_s)
         if contact.hello is not None and (is_refused or contact.failures >= 2):
             contact.hello = None
             self.version += 1
+
+    def greeted_by(self, agent: AgentID, now: float) -> None:
+        """An agent that we may take for absent greeted us: greet it back at once."""
+        contact = self._contacts.get(agent)
+        if contact is not None and contact.hello is None and not contact.is_me:
+            contact.due_s = min(contact.due_s, now)
 
     def suspected(self, agent: AgentID, now: float) -> None:
         """A connection to this agent broke: greet it at once."""

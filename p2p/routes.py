@@ -75,6 +75,7 @@ class Shelf:
     manifest: Callable[[Digest], bytes | None]
     plan: Callable[[Digest], bytes | None]
     swarm: Callable[[SwarmID], Swarm | None]
+    greeted_by: Callable[[AgentID], None]
     accused: Callable[[Digest], None]
     served: Callable[[int], None]
     """Hears of the bytes of every chunk handed to the kernel."""
@@ -127,7 +128,7 @@ class Routes:
 
     async def _route(self, request: Request) -> Response:
         if request.path == "/v1/hello":
-            return _only("GET", request) or Response(200, (), self._hello)
+            return _only("GET", request) or self._greeted(request)
         if request.path == "/v1/refs":
             return _only("POST", request) or await self._ref(request)
         if match := _PATH.fullmatch(request.path):
@@ -146,6 +147,12 @@ class Routes:
                 return refusal
             return self._live(swarm, request) if what == "live" else self._have(swarm, request)
         return Response(404)
+
+    def _greeted(self, request: Request) -> Response:
+        agent = request.query.get("from", "")
+        if AGENT_PATTERN.fullmatch(agent):
+            self._shelf.greeted_by(AgentID(agent))
+        return Response(200, (), self._hello)
 
     # --- what we hold ------------------------------------------------------------------------
 

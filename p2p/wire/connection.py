@@ -593,6 +593,7 @@ class Connection:
             self._give_stream(stream, length - data_length)
         if not stream.uses_sink:
             return None
+        self._give_stream(stream, 0)
         assert stream.sink is not None
         return stream.sink[stream.landed : stream.landed + data_length]
 

@@ -12,6 +12,8 @@ class ReceiveWindow:
     2. What was consumed is owed to the peer.
     3. The debt is paid in one WINDOW_UPDATE when it reaches half of the window, so that a window
        of 64 MiB costs two frames per 64 MiB and the peer never stands still.
+    4. It is paid earlier when less than it is left. A fetch never gives back what fills its sink,
+       only padding: that may stay below half for ever, and yet be what the last bytes lack.
     """
 
     __slots__ = ("left", "owed", "size", "stream_id")
@@ -40,7 +42,11 @@ class ReceiveWindow:
     def give(self, count: int) -> int:
         """Note consumption; return the increment to announce now, or 0."""
         self.owed += count
-        if self.owed * 2 < self.size:
+        return self.pay()
+
+    def pay(self) -> int:
+        """Return the increment to announce now, or 0."""
+        if self.owed * 2 < self.size and self.owed <= self.left:
             return 0
         increment, self.owed = self.owed, 0
         self.left += increment

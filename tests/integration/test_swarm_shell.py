@@ -121,6 +121,7 @@ class Member:
                 manifest=lambda digest: None,
                 plan=lambda digest: None,
                 swarm=lambda name: self.swarm if name == self.swarm.swarm else None,
+                greeted_by=self.agents.greeted_by,
                 accused=lambda digest: None,
                 served=lambda length: None,
             ),

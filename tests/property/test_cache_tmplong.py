@@ -306,7 +306,7 @@ class StoreMachine(RuleBasedStateMachine):
 StoreMachine.TestCase.settings = settings(
     max_examples=1500,
     stateful_step_count=60,
-    deadline=None,
+    deadline=None, phases=(__import__("hypothesis").Phase.reuse,),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestStoreMachine = StoreMachine.TestCase

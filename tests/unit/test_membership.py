@@ -110,3 +110,15 @@ def test_a_restarted_agent_changes_the_view() -> None:
 
     assert core.version > before
     assert core.view[OTHER.agent].boot == "boot-3"
+
+
+def test_an_agent_that_greets_us_is_greeted_back_at_once() -> None:
+    core = Membership(ME)
+    core.listed([OTHER.agent], 0.0)
+    greeted(core, 0.0)
+    core.failed(OTHER.agent, 0.1, is_refused=True)
+    assert greeted(core, 0.11) == set()
+
+    core.greeted_by(OTHER.agent, 0.12)
+
+    assert greeted(core, 0.12) == {OTHER.agent}

@@ -199,6 +199,7 @@ class _Agent:
                 manifest=self._manifest_bytes,
                 plan=resolver.plan,
                 swarm=swarms.get,
+                greeted_by=agents.greeted_by,
                 accused=self._accused,
                 served=self._served,
             ),

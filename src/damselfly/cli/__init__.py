@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
@@ -60,6 +60,17 @@ def _run_verb(verb: str, given: Sequence[str]) -> int:
         return exc.exit_code
 
 
+class _Formatter(HelpFormatter):
+    """Wraps paragraphs to the terminal, and leaves alone those that are indented."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(
+            part if "\n  " in f"\n{part}" else fill(part, width, indent)
+            for part in text.split("\n\n")
+        )
+
+
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
@@ -71,7 +82,7 @@ def _parser(verb: str, module: ModuleType) -> ArgumentParser:
     parser = _Parser(
         prog=f"damselfly {verb}",
         description=text,
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     module.configure(parser)
@@ -85,7 +96,7 @@ def _without_verb(given: Sequence[str]) -> int:
         usage="damselfly [-h] [--version] VERB ...",
         description="Model weights: each byte from the origin once, then from node to node.",
         epilog=f"verbs:\n{listing}\n\n`damselfly VERB --help` tells more of one.",
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"damselfly {__version__}")

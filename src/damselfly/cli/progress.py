@@ -58,8 +58,10 @@ class Progress:
         *,
         is_quiet: bool = False,
         now: Callable[[], float] = time.monotonic,
+        width: Callable[[], int] | None = None,
     ) -> None:
         self._stream = stream
+        self._width = width or (lambda: columns(stream))
         self._is_quiet = is_quiet
         self._is_moving = is_terminal(stream)
         self._is_coloured = is_coloured(stream)
@@ -97,7 +99,7 @@ class Progress:
         self._shown_s = now
         self._shown_doing = moment.doing
         if self._is_moving:
-            line = self._line(moment, columns(self._stream) - 1)
+            line = self._line(moment, self._width() - 1)
             self._stream.write(f"\r{line}\x1b[K")
             self._is_drawn = True
         else:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar, cast
 from urllib.parse import quote
 
@@ -53,7 +53,7 @@ class AgentClient:
     def __repr__(self) -> str:
         return f"<AgentClient {self.socket_path}>"
 
-    def pull(self, request: PullRequest) -> Iterator[Progress | Pulled]:
+    def pull(self, request: PullRequest) -> Generator[Progress | Pulled]:
         """Start or join a pull, and watch it; the last item is `Pulled`.
 
         Raises:
@@ -82,7 +82,7 @@ class AgentClient:
 
     def verify(
         self, artifact: str | None = None, *, repair: bool = False
-    ) -> Iterator[VerifyProgress | BadChunk | Verified]:
+    ) -> Generator[VerifyProgress | BadChunk | Verified]:
         """Re-read and re-hash one artifact, or all; the last item is `Verified`."""
         question = VerifyRequest(artifact=artifact, repair=repair)
         kinds = (VerifyProgress, BadChunk, Verified)
@@ -134,7 +134,7 @@ class AgentClient:
 
     def _stream(
         self, target: str, question: Record, kinds: Sequence[type[Record]]
-    ) -> Iterator[Record]:
+    ) -> Generator[Record]:
         with self._begin("POST", target, question, STREAM_PATIENCE_S) as exchange:
             if exchange.status != 200:
                 raise _error(_load(exchange.read(), self.socket_path), exchange.status)
