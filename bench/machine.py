@@ -7,6 +7,8 @@ from pathlib import Path
 
 from damselfly import __version__
 
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
 
 def describe() -> dict[str, str | int]:
     """Cores, processor, memory, kernel, and what ran on it."""
@@ -33,6 +35,14 @@ def _processor() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
+
+
+def busy_and_idle_s() -> tuple[float, float]:
+    """CPU seconds since the start of the machine, of all its cores: at work, and idle."""
+    with Path("/proc/stat").open() as stat:
+        ticks = [int(word) for word in stat.readline().split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / _TICKS_PER_S, idle / _TICKS_PER_S
 
 
 def free_memory_bytes() -> int:

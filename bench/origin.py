@@ -213,10 +213,15 @@ class _Connection:
     def _send_body(self, path: str, descriptor: int, start: int, stop: int) -> None:
         link = self._link.fileno()
         while start < stop:
-            sent = os.sendfile(link, descriptor, start, min(_SEND_BYTES, stop - start))
+            wanted = min(_SEND_BYTES, stop - start)
+            self._stats.sent(path, wanted)  # Before: who has received a byte finds it counted.
+            sent = 0
+            try:
+                sent = os.sendfile(link, descriptor, start, wanted)
+            finally:
+                self._stats.sent(path, sent - wanted)
             if sent == 0:
                 raise _GoneError  # The file became shorter than we said.
-            self._stats.sent(path, sent)
             start += sent
 
     def _send(
@@ -230,9 +235,9 @@ class _Connection:
     ) -> None:
         self._send_head(status, len(body), kind, *headers)
         if request.method != "HEAD":
-            self._link.sendall(body)
             if counted:
                 self._stats.sent(request.path, len(body))
+            self._link.sendall(body)
 
     def _send_head(self, status: HTTPStatus, length: int, kind: str, *headers: str) -> None:
         head = (

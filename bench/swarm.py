@@ -7,7 +7,9 @@ port: bound = F / (0.956 min(O, B)), with F the model's bytes, O the origin's ra
     python -m bench.swarm --nodes 8 --rate 400mbit --size 2GiB --origin-rate 400mbit
 
 Every pass has new agents with empty stores; the first pass is thrown away (it touches memory for
-the first time), figures are medians. The makespan runs from the moment at which the pulls are asked
+the first time), figures are medians. `idle_share` is what was left of all cores, `others_cpu_s` what
+processes took that are none of ours (and the kernel's own, for the network): where nothing is idle,
+the makespan is of the machine and not of the swarm. The makespan runs from the moment at which the pulls are asked
 for to the moment at which the last agent that was not killed has its view. Trees are then compared
 with the origin's byte for byte, outside the timed part. Stores are in memory where it suffices: on
 real nodes each has a disk of its own, here they would all share one.
@@ -88,6 +90,8 @@ class Pass:
     origin_cpu_s: float
     peer_bytes: int
     agents_cpu_s: float
+    others_cpu_s: float
+    idle_share: float
     rss_anon_peak_bytes: int
     completed: int
     verified: bool
@@ -175,6 +179,7 @@ def _pull_on_all(
     cpu_before_s = sum(agent.process.usage().cpu_s for agent in agents)
     origin_cpu_before_s = origin.process.usage().cpu_s
     sent_before = origin.bytes_sent()
+    busy_before_s, idle_before_s = machine.busy_and_idle_s()
     start_s = time.monotonic() + 0.05
     for pull in pulls:
         pull.thread = threading.Thread(target=pull.follow, args=(origin.url, start_s), daemon=True)
@@ -182,18 +187,25 @@ def _pull_on_all(
     _kill_in_time(pulls, victims, scenario.kill_at)
     for pull in pulls:
         pull.thread.join()
+    busy_s, idle_s = machine.busy_and_idle_s()
     alive = [pull for pull in pulls if pull.agent not in victims]
     if errors := [f"{pull.agent.name}: {pull.error}" for pull in alive if pull.answer is None]:
         raise BenchError("pulls failed: " + "; ".join(errors))
     answers = [pull.answer for pull in alive if pull.answer is not None]
     usages = [agent.process.usage() for agent in agents]
+    agents_cpu_s = sum(usage.cpu_s for usage in usages) - cpu_before_s
+    origin_cpu_s = origin.process.usage().cpu_s - origin_cpu_before_s
+    busy_s -= busy_before_s
+    idle_s -= idle_before_s
     return Pass(
         makespan_s=max(pull.finished_s for pull in alive),
         finished_s=tuple(round(pull.finished_s, 2) for pull in alive),
         origin_bytes=origin.bytes_sent() - sent_before,
-        origin_cpu_s=origin.process.usage().cpu_s - origin_cpu_before_s,
+        origin_cpu_s=origin_cpu_s,
         peer_bytes=sum(answer.bytes_from_peers for answer in answers),
-        agents_cpu_s=sum(usage.cpu_s for usage in usages) - cpu_before_s,
+        agents_cpu_s=agents_cpu_s,
+        others_cpu_s=round(busy_s - agents_cpu_s - origin_cpu_s, 2),
+        idle_share=round(idle_s / (busy_s + idle_s), 3),
         rss_anon_peak_bytes=max(usage.rss_anon_peak_bytes for usage in usages),
         completed=len(answers),
         verified=all(same_tree(Path(answer.path), model.path) for answer in answers),
@@ -257,6 +269,7 @@ def summarize(scenario: Scenario, model: Model, passes: Sequence[Pass]) -> dict[
         "origin_cpu_s_per_gb": round(
             statistics.median(each.origin_cpu_s / each.origin_bytes * 1e9 for each in passes), 3
         ),
+        "idle_share": statistics.median(each.idle_share for each in passes),
         "rss_anon_peak_mib": round(max(each.rss_anon_peak_bytes for each in passes) / 2**20, 1),
         "verified": all(each.verified for each in passes),
         "passes": [asdict(each) for each in passes],
@@ -279,7 +292,8 @@ def run(scenario: Scenario, *, pass_count: int, warm: bool, folder: Path | None)
         _say(
             f"{'pass' if counts else 'warm-up'}: {done.makespan_s:.2f} s,"
             f" {done.makespan_s / scenario.bound_s(model.bytes):.3f} of the bound,"
-            f" origin {done.origin_bytes / model.bytes:.4f}, verified {done.verified}"
+            f" origin {done.origin_bytes / model.bytes:.4f}, idle {done.idle_share:.0%},"
+            f" verified {done.verified}"
         )
         if counts:
             passes.append(done)

@@ -139,7 +139,7 @@ class Admission:
     def _is_doubtful(self, row: FileRow) -> bool:
         if row.ino is None:
             return False  # Lost, and known to be: it will be made anew.
-        return row.is_suspect or not self._files.seems_right(row)
+        return self._files.is_doubtful(row)
 
     # --- taking ---
 

@@ -59,6 +59,11 @@ class FileRow:
         """It has every chunk and lies in `files/`: views may link it."""
         return self.is_placed and self.has_all
 
+    @property
+    def was_repaired(self) -> bool:
+        """It is whole again, but has not been re-read since."""
+        return self.is_whole and self.mtime_ns is None
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:

@@ -12,7 +12,8 @@ Order of things, so that kill -9 at any moment loses nothing and shows nothing u
 3. A removal: the row, then the file. A stop in between leaves a file without a row: a stranger,
    removed at the next start.
 4. A placed file that loses a chunk (bad disk, changed by hand) stays where it is, under its inode,
-   because pods have it mounted; its missing chunks are written in place again.
+   because pods have it mounted; its missing chunks are written in place again. Meanwhile its time
+   says nothing: each chunk is hashed before it is served, and the file before it is whole again.
 
 What a file looks like from outside (inode, size, mtime) was recorded when it was whole, and is
 compared before a chunk is handed out. If it differs, the file is *suspect*: every chunk is hashed
@@ -65,7 +66,6 @@ class Filling:
         "have",
         "id",
         "is_allocated",
-        "is_written",
         "lock",
         "missing_bytes",
         "successor",
@@ -82,8 +82,6 @@ class Filling:
             self.add(chunk.number, chunk.length, chunk.digest)
         self.is_allocated = True
         """What is missing has room on disk; False on a file system that cannot allocate."""
-        self.is_written = False
-        """A chunk was written since it was opened: its mtime is our doing."""
         self.successor: Filling | None = None
         self.users = 0
 
@@ -203,12 +201,16 @@ class Files:
             os.close(fd)
 
     def looks_right(self, row: FileRow, stats: os.stat_result) -> bool:
-        """The inode looks as it did; only a whole file has a time to compare."""
+        """The inode looks as it did; only a file that is not written to has a time to compare."""
         if stats.st_size != row.bytes or ino_of(stats) != row.ino:
             return False
-        return not row.is_whole or row.mtime_ns is None or stats.st_mtime_ns == row.mtime_ns
+        return row.mtime_ns is None or stats.st_mtime_ns == row.mtime_ns
 
-    def seems_right(self, row: FileRow) -> bool:
+    def is_doubtful(self, row: FileRow) -> bool:
+        """The file has to be re-read before it is shown, or written on."""
+        return row.is_suspect or row.was_repaired or not self._seems_right(row)
+
+    def _seems_right(self, row: FileRow) -> bool:
         """What lies under the file's name looks as it did."""
         for folder, name in self._places(row):
             stats = folder.stat(name)
@@ -241,8 +243,8 @@ class Files:
         try:
             if not self.looks_right(row, os.fstat(descriptor.fd)):
                 self._suspect(row)
-            elif not row.is_suspect:
-                return located
+            elif not row.is_suspect and (row.mtime_ns is not None or not row.is_placed):
+                return located  # The common case: one `fstat`, no hash.
             if self.is_good(descriptor.fd, chunk):
                 return located
             self.drop_chunks(row, [chunk])
@@ -366,7 +368,6 @@ class Files:
                 return False
             self.catalog.keep_chunk(filling.id, number, start, length, digest.raw)
             filling.add(number, length, digest)
-            filling.is_written = True
             return True
 
     # --- pulls ---

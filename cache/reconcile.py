@@ -87,9 +87,6 @@ class Reconciliation:
             with self._catalog.change() as change:
                 change.set_suspect(row.id)
             self._counts["files_suspect"] += 1
-        elif row.is_whole and row.mtime_ns is None:
-            with self._catalog.change() as change:  # Repaired, and stopped before it was said.
-                change.set_whole(row.id, ino_of(stats), stats.st_mtime_ns)
 
     def _settle_placed(self, row: FileRow, stats: os.stat_result) -> None:
         self._counts["files_moved"] += 1

@@ -43,7 +43,9 @@ class Scrub:
             return []
         try:
             before = os.fstat(fd)
-            seemed_right = self._files.looks_right(row, before) and not row.is_suspect
+            seemed_right = self._files.looks_right(row, before) and not (
+                row.is_suspect or row.was_repaired
+            )
             if before.st_size != row.bytes:
                 before = self._resize(fd, row.bytes)
             bad = self._hash_all(fd, chunks, on_bytes)

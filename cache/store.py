@@ -100,7 +100,12 @@ class Store:
             catalog=catalog, files=self._files, scrub=self._scrub, room=self._room, clock=clock
         )
         self._sealing = Sealing(
-            catalog=catalog, files=self._files, room=self._room, syncer=self._syncer, clock=clock
+            catalog=catalog,
+            files=self._files,
+            scrub=self._scrub,
+            room=self._room,
+            syncer=self._syncer,
+            clock=clock,
         )
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._manifests_lock = threading.Lock()
@@ -263,11 +268,7 @@ class Store:
             for _ in range(_ATTEMPTS):
                 with self._room.lock:
                     rows = self._whole_files(artifact, manifest, numbers)
-                    doubtful = [
-                        row
-                        for row in rows.values()
-                        if row.is_suspect or not self._files.seems_right(row)
-                    ]
+                    doubtful = [row for row in rows.values() if self._files.is_doubtful(row)]
                     if not doubtful:
                         return self._show(artifact, manifest, name, rows)
                 for row in {row.id: row for row in doubtful}.values():

@@ -57,12 +57,12 @@ class HaveFeed:
         limits = self._limits
         return self._told_s + limits.interval_s + limits.interval_per_follower_s * follower_count
 
-    def next_line(self, follower_count: int, now: float, free: int | None = None) -> HaveLine | None:
+    def next_line(self, follower_count: int, now: float) -> HaveLine | None:
         """The line that is due now, if any: write it to every follower."""
         deadline = self.next_deadline(follower_count)
         if deadline is None or deadline > now:
             return None
-        line = HaveLine(got=tuple(self._got), lost=tuple(self._lost), free=free, is_leaving=self._is_leaving)
+        line = HaveLine(got=tuple(self._got), lost=tuple(self._lost), is_leaving=self._is_leaving)
         self._got.clear()
         self._lost.clear()
         self._is_leaving = False

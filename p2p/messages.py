@@ -363,8 +363,6 @@ class HaveLine:
     """Everything held; in the first line of a stream."""
     got: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
-    free: int | None = None
-    """How many serve slots are free; None says nothing."""
     is_leaving: bool = False
 
     def to_json(self, chunk_count: int) -> bytes:
@@ -376,8 +374,6 @@ class HaveLine:
             value["got"] = self.got
         if self.lost:
             value["lost"] = self.lost
-        if self.free is not None:
-            value["free"] = self.free
         if self.is_leaving:
             value["leaving"] = True
         return written(value)
@@ -395,7 +391,6 @@ class HaveLine:
             have=fields.bits("have", chunk_count) if fields.has("have") else None,
             got=fields.items("got", chunk_count, entry.index),
             lost=fields.items("lost", chunk_count, entry.index),
-            free=fields.integer("free", 0, _ENTRIES_MAX) if fields.has("free") else None,
             is_leaving=fields.flag("leaving"),
         )
 

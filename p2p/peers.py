@@ -22,9 +22,6 @@ class Peer:
     offered: int = 0
     """`have` without `avoided`, zero while the peer is quarantined."""
     asks: int = 0
-    free: int = 1
-    """Serve slots believed free: told by its latest line, less what we asked since."""
-    free_told_s: float = -1e9
     is_followed: bool = False
     """Its have stream is open."""
     rests_until_s: float = 0.0

@@ -95,7 +95,6 @@ class PlannerLimits:
     hedge_s_min: float = 0.25
     stall_s: float = 2.0
     check_interval_s: float = 0.25
-    free_fresh_s: float = 0.3
     busy_s_min: float = 0.02
     busy_s_max: float = 2.0
     dead_rest_s: float = 0.5
@@ -292,14 +291,7 @@ class Planner:
             return
         known.is_dead = False
         known.failures = 0
-        fresh = self._peers.told(known, line)
-        if line.free is not None:
-            known.free = line.free
-            known.free_told_s = now
-            if line.free:
-                known.rests_until_s = min(known.rests_until_s, now)
-                fresh = known.offered
-        if fresh & self._missing():
+        if self._peers.told(known, line) & self._missing():
             self._is_dirty = True
 
     def peer_lost(self, peer: AgentID, now: float) -> None:
@@ -350,7 +342,6 @@ class Planner:
             rest_s = max(retry_after_s, limits.busy_s_min) * 2 ** min(peer.busies, 8)
             rest_s = min(rest_s, limits.busy_s_max)
             peer.busies += 1
-            peer.free = 0
             peer.rests_until_s = max(peer.rests_until_s, now + rest_s)
         elif failure is AskFailure.MISSING:
             self._peers.avoid(peer, ask.index)
@@ -763,7 +754,6 @@ class Planner:
             peer
             for peer in self._peers
             if peer.offered & missing and peer.asks < per_peer_max and peer.rests_until_s <= now
-            and (peer.free > 0 or now - peer.free_told_s > self._limits.free_fresh_s)
         ]
         limits = self._limits
         while slots > 0 and usable:
@@ -817,7 +807,6 @@ class Planner:
         self._asks_of.setdefault(index, []).append(ask)
         self._asked |= 1 << index
         peer.asks += 1
-        peer.free -= 1
         self._actions.append(Ask(ask.ask_id, peer.agent, index, self.digests[index], is_urgent))
 
     def _end_ask(self, ask: _Ask) -> None:

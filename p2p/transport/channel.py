@@ -23,6 +23,10 @@ class Channel(Protocol):
         """Receive into the views in order, perhaps only the first; 0 at the end of the stream."""
         ...
 
+    def wake_at(self, count: int) -> None:
+        """Call the socket readable only when `count` bytes are there, or the stream has ended."""
+        ...
+
     def send(self, buffers: Sequence[Buffer], *, more: bool = False) -> int:
         """Send from the buffers in order; `more` when payload follows at once."""
         ...
@@ -47,6 +51,7 @@ class PlainChannel:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
+        self._wake_at = 1
 
     def fileno(self) -> int:
         """The descriptor to watch."""
@@ -57,6 +62,12 @@ class PlainChannel:
         if len(views) == 1:
             return self._socket.recv_into(views[0])
         return self._socket.recvmsg_into(views)[0]
+
+    def wake_at(self, count: int) -> None:
+        """Set SO_RCVLOWAT: poll honours it for TCP (socket(7)), and grows the buffer if need be."""
+        if count != self._wake_at:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._wake_at = count
 
     def send(self, buffers: Sequence[Buffer], *, more: bool = False) -> int:
         """Send from the buffers in order."""

@@ -65,6 +65,8 @@ from damselfly.p2p.wire.windows import ReceiveWindow, widen
 KEEPALIVE_PING = b"damselfl"
 _STREAMS_BEFORE_SETTINGS = 100
 _SMALL_DATA_BYTES = 64
+# A window of just the sink's length would stop a peer that pads short of its last byte.
+_PADDING_ROOM_BYTES = 4096
 _WORTHY_DATA_BYTES = 256  # a frame of ours that earns the peer its WINDOW_UPDATEs
 
 
@@ -152,6 +154,11 @@ class Connection:
     def next_views(self) -> Sequence[memoryview]:
         """Give the memory that the next bytes belong into, in order; never empty."""
         return self._inbox.next_views()
+
+    @property
+    def payload_due(self) -> int:
+        """How many bytes for a sink come before anything else can: the rest of a DATA frame."""
+        return self._inbox.payload_due
 
     def received(self, count: int, now: float) -> None:
         """Read `count` bytes that the shell put into `next_views`.
@@ -317,7 +324,7 @@ class Connection:
         self._send_headers(stream, pairs, ended=ended)
         if sink is not None:
             stream.sink = sink
-            increment = stream.receive_window.enlarge(len(sink))
+            increment = stream.receive_window.enlarge(len(sink) + _PADDING_ROOM_BYTES)
             if increment:
                 self._control += frames.window_update_frame(stream.id, increment)
         return stream.id

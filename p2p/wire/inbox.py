@@ -102,6 +102,11 @@ class Inbox:
         """Part of a frame header or control frame is here and the rest is not."""
         return self._end > self._start or 0 < self._preface_at < len(PREFACE)
 
+    @property
+    def payload_due(self) -> int:
+        """How many bytes for a sink come before anything else can."""
+        return self._data_left if self._sink is not None else 0
+
     def next_views(self) -> Sequence[memoryview]:
         """Give the memory that the next bytes belong into, in order; never empty."""
         if self._sink is not None:

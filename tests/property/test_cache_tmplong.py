@@ -120,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             pull.ingest.seal(of.manifest)
         except ChunkNotFoundError:
-            assert not is_whole
+            assert not is_whole or self.hurt  # Sealing re-reads what looks different.
             return
         assert is_whole
         self.sealed.setdefault(pull.of, set()).update(pull.wanted)
@@ -304,9 +304,9 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=1500,
-    stateful_step_count=60,
-    deadline=None, phases=(__import__("hypothesis").Phase.reuse,),
+    max_examples=800,
+    stateful_step_count=50,
+    deadline=None, phases=(__import__("hypothesis").Phase.reuse,__import__("hypothesis").Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestStoreMachine = StoreMachine.TestCase

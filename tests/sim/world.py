@@ -76,7 +76,6 @@ class Scenario:
     partial: float = 0.0
     """Share of agents that want only half of the chunks."""
     serve_slots: int = 8
-    tell_free: bool = True
     busy_retry_s: float = 0.05
     view_lag_s: float = 3.0
     """So long after a death the others' membership knows it."""
@@ -491,7 +490,7 @@ class World:
     def _tell_followers(self, node: Node) -> None:
         assert node.feed is not None
         count = len(node.followers)
-        line = node.feed.next_line(count, self.events.now, max(0, self.scenario.serve_slots - node.serving) if self.scenario.tell_free else None)
+        line = node.feed.next_line(count, self.events.now)
         if line is not None and node.followers:
             agents = tuple(node.followers)
             if self.scenario.loss:

@@ -42,12 +42,22 @@ def test_a_priority_reads_back_what_it_writes() -> None:
 
 def test_a_window_pays_its_debt_when_half_is_owed() -> None:
     window = ReceiveWindow(100)
-    window.take(80)
+    window.take(50)
 
-    payments = [window.give(count) for count in (30, 19, 1, 30)]
+    payments = [window.give(count) for count in (30, 19, 1)]
 
-    assert payments == [0, 0, 50, 0]
-    assert window.left == 70
+    assert payments == [0, 0, 50]
+    assert window.left == 100
+
+
+def test_a_window_pays_its_debt_when_little_is_left() -> None:
+    window = ReceiveWindow(100)
+    window.take(85)
+
+    payments = [window.give(count) for count in (10, 10, 10)]
+
+    assert payments == [0, 20, 0]
+    assert window.left == 35
 
 
 def test_a_window_that_is_overrun_tells_whose_it_is() -> None:
