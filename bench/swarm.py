@@ -7,12 +7,14 @@ port: bound = F / (0.956 min(O, B)), with F the model's bytes, O the origin's ra
     python -m bench.swarm --nodes 8 --rate 400mbit --size 2GiB --origin-rate 400mbit
 
 Every pass has new agents with empty stores; the first pass is thrown away (it touches memory for
-the first time), figures are medians. `idle_share` is what was left of all cores, `others_cpu_s` what
-processes took that are none of ours (and the kernel's own, for the network): where nothing is idle,
-the makespan is of the machine and not of the swarm. The makespan runs from the moment at which the pulls are asked
+the first time), figures are medians. The makespan runs from the moment at which the pulls are asked
 for to the moment at which the last agent that was not killed has its view. Trees are then compared
 with the origin's byte for byte, outside the timed part. Stores are in memory where it suffices: on
 real nodes each has a disk of its own, here they would all share one.
+
+`idle_share` is what was left of all cores, `others_cpu_s` what went to processes that are none of
+ours and to the kernel's interrupts: where nothing is idle, the figures are the machine's limit and
+not the swarm's.
 
     --late 4@3s      4 of the agents pull 3 s after the others
     --kill 1@50%     1 agent is killed when half of all bytes are there; it does not come back

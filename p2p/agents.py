@@ -16,7 +16,7 @@ from damselfly.p2p.transport import PeerPool
 
 logger = logging.getLogger(__name__)
 
-GREETING_S = 3.0
+GREETING_S = 5.0
 PROTOCOL = 1
 
 

@@ -11,7 +11,7 @@ Discovery lists addresses; greeting an address (`GET /v1/hello`) tells which age
 
 Rule 1. An agent's id is the address it advertises; we know ourselves by our boot nonce, because the
 list may name us by an address that we do not know as ours.
-Rule 2. An agent that answered is alive until a greeting fails twice in a row, or once with a
+Rule 2. An agent that answered is alive until some greetings fail in a row, or one with a
 refused or reset connection. A lost agent is greeted again with back-off as long as it is listed,
 and at once when it greets us.
 Rule 3. An address that leaves the list leaves the view: redirects and homes stay inside of it.
@@ -32,6 +32,8 @@ class MembershipLimits:
     """Between two greetings of an agent that answers; grows with their number."""
     greet_interval_per_peer_s: float = 0.02
     """A thousand agents are greeted every 20 s each: 50 greetings a second."""
+    failures_max: int = 3
+    """Silences in a row: a node under load answers late, and homes must not move for that."""
     back_off_s_min: float = 0.2
     """Agents of a cluster start together: who is not there yet will be in a moment."""
     back_off_s_max: float = 15.0
@@ -106,7 +108,8 @@ class Membership:
         contact.failures += 1
         rest_s = self._limits.back_off_s_min * 2 ** min(contact.failures - 1, 16)
         contact.due_s = now + min(self._limits.back_off_s_max, rest_s)
-        if contact.hello is not None and (is_refused or contact.failures >= 2):
+        is_gone = is_refused or contact.failures >= self._limits.failures_max
+        if contact.hello is not None and is_gone:
             contact.hello = None
             self.version += 1
 

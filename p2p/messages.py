@@ -45,7 +45,9 @@ MEMBERS_MAX: Final = 4096
 FOLLOWED_MAX: Final = 64
 _ENTRIES_MAX: Final = 4096
 
-AGENT_PATTERN: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}", re.ASCII)
+AGENT_PATTERN: Final = re.compile(
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}", re.ASCII
+)
 BOOT_PATTERN: Final = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
 ZONE_PATTERN: Final = re.compile(r"[0-9A-Za-z._/:-]{0,63}", re.ASCII)
 _BYTES_MAX: Final = 1 << 50

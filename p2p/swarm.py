@@ -130,7 +130,10 @@ class Surroundings:
 
     agents: Agents
     homes: Homes
+    talk: PeerPool
+    """For words: on the connection that brings chunks they would wait behind megabytes."""
     pool: PeerPool
+    """For chunks."""
     buffers: BufferPool
     workers: Executor
     clock: Clock
@@ -403,7 +406,7 @@ class Swarm:
             if home == self._around.agents.me.agent:
                 reply = self._around.homes.report(self.swarm, report)
             else:
-                answer = await self._around.pool.request(
+                answer = await self._around.talk.request(
                     home,
                     "POST",
                     f"/v1/swarms/{self.swarm}/report",
@@ -437,7 +440,7 @@ class Swarm:
                         self._heard(home, line)
             else:
                 path = f"/v1/swarms/{self.swarm}/live?agent={me}&chunks={count}"
-                async with self._around.pool.stream(home, "GET", path) as stream:
+                async with self._around.talk.stream(home, "GET", path) as stream:
                     if stream.status == 200:
                         async for data in stream.lines():
                             self._heard(home, LiveLine.parse(data, count))
@@ -456,7 +459,7 @@ class Swarm:
         count = self.plan.chunk_count
         try:
             path = f"/v1/swarms/{self.swarm}/have?chunks={count}"
-            async with self._around.pool.stream(peer, "GET", path) as stream:
+            async with self._around.talk.stream(peer, "GET", path) as stream:
                 if stream.status == 200:
                     async for data in stream.lines():
                         self.planner.peer_told(peer, HaveLine.parse(data, count), self._now())
@@ -513,7 +516,7 @@ class Swarm:
     async def _accuse(self, action: TellCorrupt) -> None:
         with contextlib.suppress(PeerUnavailableError, ProtocolError):
             path = f"/v1/chunks/{action.digest.hex}/corrupt"
-            await self._around.pool.request(action.peer, "POST", path, deadline_s=5.0)
+            await self._around.talk.request(action.peer, "POST", path, deadline_s=5.0)
 
     # --- the origin ------------------------------------------------------------------------
 

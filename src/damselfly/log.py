@@ -98,11 +98,11 @@ class JSONFormatter(logging.Formatter):
         line.update((name, value) for name, value in _fields(record) if name not in line)
         if trace := _trace(self, record):
             line["traceback"] = trace
-        text = json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, default=str)
         if len(text) <= LINE_CHARS_MAX:
             return text
         kept = {name: line[name] for name in ("time", "level", "event", "logger")}
-        return json.dumps({**kept, "truncated": text[: LINE_CHARS_MAX // 2]}, ensure_ascii=False)
+        return json.dumps({**kept, "truncated": text[: LINE_CHARS_MAX // 2]})
 
 
 _COLOURS = {"DEBUG": "2", "INFO": "36", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
@@ -121,19 +121,26 @@ class PrettyFormatter(logging.Formatter):
         parts = [
             self._colour("2", f"{clock}.{int(record.msecs):03d}"),
             self._colour(_COLOURS.get(record.levelname, "0"), f"{record.levelname.lower():7}"),
-            redact(record.getMessage()),
+            _shown(redact(record.getMessage())),
         ]
-        for name, value in _fields(record):
-            shown = json.dumps(value, ensure_ascii=False, default=str)
-            if isinstance(value, str) and value and not re.search(r"[\s\"'=\x00-\x1f\x7f]", value):
-                shown = value
-            parts.append(self._colour("2", f"{name}=") + shown)
+        parts += [
+            self._colour("2", f"{name}=") + _shown(value, quoted=True)
+            for name, value in _fields(record)
+        ]
         line = " ".join(parts)
         trace = _trace(self, record)
         return f"{line}\n{trace}" if trace else line
 
     def _colour(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._is_coloured else text
+
+
+def _shown(value: object, *, quoted: bool = False) -> str:
+    """A value for people: in quotes if it would not end, escaped if it commands terminals."""
+    if isinstance(value, str) and value.isprintable():
+        is_word = value and not re.search(r"[\s\"'=]", value)
+        return value if is_word or not quoted else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, default=str)
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -5,7 +5,7 @@ the test's event loop or in a process of its own.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -68,13 +68,16 @@ async def ask(question: Callable[..., T], *args: object) -> T:
     return await asyncio.to_thread(question, *args)
 
 
+async def told(items: Iterable[T]) -> list[T]:
+    """Everything that a stream says."""
+    return await asyncio.to_thread(lambda: list(items))
+
+
 def files_below(view: str) -> dict[str, bytes]:
     """The files of a view."""
     root = Path(view)
     return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file()
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
     }
 
 
@@ -104,12 +107,12 @@ class AgentAPIConformance:
         assert done.artifact.startswith("blake3:")
 
     async def test_progress_only_grows(self, served: Served) -> None:
-        items = await ask(list, served.client.pull(served.request))
+        items = await told(served.client.pull(served.request))
 
-        told = [item for item in items if isinstance(item, Progress)]
-        done = [item.bytes_done for item in told]
+        moments = [item for item in items if isinstance(item, Progress)]
+        done = [item.bytes_done for item in moments]
         assert done == sorted(done)
-        assert all(item.bytes_done <= item.bytes_total for item in told)
+        assert all(item.bytes_done <= item.bytes_total for item in moments)
 
     async def test_what_is_in_the_store_is_not_fetched_again(self, served: Served) -> None:
         first = await pulled(served)
@@ -227,7 +230,7 @@ class AgentAPIConformance:
     async def test_a_sound_store_verifies(self, served: Served) -> None:
         done = await pulled(served)
 
-        items = await ask(list, served.client.verify(done.artifact))
+        items = await told(served.client.verify(done.artifact))
 
         last = items[-1]
         assert isinstance(last, Verified)
@@ -244,7 +247,7 @@ class AgentAPIConformance:
         with place.open("r+b") as file:
             file.write(damaged)
 
-        items = await ask(list, served.client.verify(None, repair=True))
+        items = await told(served.client.verify(None, repair=True))
 
         last = items[-1]
         assert isinstance(last, Verified)

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from damselfly.agent.admin import AdminServer
+from damselfly.client.answers import Status
 from damselfly.errors import ConfigError, StoreFullError
 from damselfly.metrics import Metrics
 from tests.fakes.memory_node import MemoryNode
@@ -76,7 +77,7 @@ async def test_nothing_else_is_there(admin: AdminServer, path: str) -> None:
 
 async def test_counts_are_told_when_the_store_is_not_well(tmp_path: Path) -> None:
     class Sick(MemoryNode):
-        async def status(self):  # noqa: ANN202 - never returns
+        async def status(self) -> Status:
             raise StoreFullError("reading the catalog")
 
     metrics = Metrics()

@@ -25,8 +25,7 @@ from damselfly.errors import (
     StoreInUseError,
     error_classes,
 )
-from tests.conformance.agent_api import files_below, pulled, until
-from tests.conformance.agent_api import Served as _Served
+from tests.conformance.agent_api import Served as _Served, files_below, pulled, until
 from tests.fakes.memory_node import MemoryNode
 
 REF = "file:///models/llama/"
@@ -321,9 +320,7 @@ class TestSocketFile:
         with pytest.raises(AgentUnavailableError, match=str(path)):
             await asyncio.to_thread(AgentClient(str(path)).status)
 
-    async def test_one_left_by_a_dead_agent_is_replaced(
-        self, node: MemoryNode, path: Path
-    ) -> None:
+    async def test_one_left_by_a_dead_agent_is_replaced(self, node: MemoryNode, path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(path))
 

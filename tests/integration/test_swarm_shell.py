@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from tests.fakes.keeper import MemoryKeeper
 
 from damselfly.clock import SystemClock
 from damselfly.errors import OriginDeniedError, OriginUnavailableError
@@ -23,6 +22,7 @@ from damselfly.p2p.refs import RefHome
 from damselfly.p2p.routes import Routes, Shelf
 from damselfly.p2p.swarm import Source, Surroundings, Swarm
 from damselfly.p2p.transport import BufferPool, PeerPool, PeerServer, Request, Response
+from tests.fakes.keeper import MemoryKeeper
 
 CHUNK = 64 << 10
 
@@ -97,6 +97,7 @@ class Member:
         around = Surroundings(
             agents=self.agents,
             homes=self.homes,
+            talk=self.pool,
             pool=self.pool,
             buffers=BufferPool(24, CHUNK),
             workers=self.workers,

@@ -238,9 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
         }
         self.store.verify()
         degraded = {
-            info.artifact
-            for info in self.store.artifacts()
-            if info.state == ArtifactState.DEGRADED
+            info.artifact for info in self.store.artifacts() if info.state == ArtifactState.DEGRADED
         }
         for of, files in list(self.sealed.items()):
             with self.store.ingest(

@@ -204,7 +204,7 @@ class Network:
 def level_of(link: Link) -> float:
     """The rate that a flow gets which nothing but this link holds back."""
     wishes = [
-        other.level if other.level < flow.cap else flow.cap for flow, other in link.flows.items()
+        min(flow.cap, other.level) for flow, other in link.flows.items()
     ]
     if not wishes:
         return math.inf

@@ -368,9 +368,7 @@ class World:
             return
         home = self.nodes[action.home]
         if self._is_broken():
-            self._later(
-                self._delay(), self._report_failed, node, action, ReportFailure.UNREACHABLE
-            )
+            self._later(self._delay(), self._report_failed, node, action, ReportFailure.UNREACHABLE)
             return
         if not home.is_alive:
             is_silent = self.scenario.is_death_silent and not home.is_dead
@@ -386,9 +384,7 @@ class World:
 
     def _report_arrives(self, home: Node, node: Node, action: SendReport) -> None:
         if not home.is_alive:
-            self._later(
-                action.patience_s, self._report_failed, node, action, ReportFailure.SILENT
-            )
+            self._later(action.patience_s, self._report_failed, node, action, ReportFailure.SILENT)
             return
         now = self.events.now
         if home.home is None:
@@ -537,9 +533,7 @@ class World:
         if under_way is None:
             return
         if not server.is_alive or self._is_broken():
-            is_silent = (
-                self.scenario.is_death_silent and not server.is_alive and not server.is_dead
-            )
+            is_silent = self.scenario.is_death_silent and not server.is_alive and not server.is_dead
             failure = AskFailure.STALLED if is_silent else AskFailure.DEAD
             wait_s = self.scenario.stall_s if is_silent else self._delay()
             self._later(wait_s, self._ask_failed, node, ask_id, failure)
@@ -550,7 +544,14 @@ class World:
             return
         if server.serving >= self.scenario.serve_slots:
             server.busy_count += 1
-            self._later(self._delay(), self._ask_failed, node, ask_id, AskFailure.BUSY, self.scenario.busy_retry_s)
+            self._later(
+                self._delay(),
+                self._ask_failed,
+                node,
+                ask_id,
+                AskFailure.BUSY,
+                self.scenario.busy_retry_s,
+            )
             return
         server.serving += 1
         flow = node.flows.get(server.agent)
@@ -632,9 +633,7 @@ class World:
             return
         if not run.pending and run.transfer is not None and not run.flow.queue:
             del node.runs[run.run_id]
-        node.planner.origin_chunk_arrived(
-            run.run_id, index, self.digests[index], self.events.now
-        )
+        node.planner.origin_chunk_arrived(run.run_id, index, self.digests[index], self.events.now)
         self._drain(node)
 
     # --- progress --------------------------------------------------------------------------------
@@ -684,9 +683,7 @@ class World:
 
     def is_done(self) -> bool:
         """Everybody honest who lives has what it wants."""
-        return all(
-            node.planner is not None and node.finished_s is not None for node in self.honest
-        )
+        return all(node.planner is not None and node.finished_s is not None for node in self.honest)
 
     def run(self) -> "World":
         """Let it happen, until everybody is done or time is up."""

@@ -72,7 +72,7 @@ def test_text_without_end_is_refused() -> None:
 
 
 def test_an_unknown_field_is_passed_over_or_named() -> None:
-    value = {"ref": "x", "inlcude": []}
+    value = {"ref": "x", "inlcude": "*.json"}
 
     assert answers.PullRequest.parse(value) == answers.PullRequest(ref="x")
     with pytest.raises(RemoteProtocolError, match="'inlcude'"):

@@ -44,17 +44,18 @@ def test_the_list_may_name_ourselves_by_another_address() -> None:
     assert core.is_settled
 
 
-def test_one_silence_is_forgiven_and_two_are_not() -> None:
+def test_two_silences_are_forgiven_and_three_are_not() -> None:
     core = Membership(ME)
     core.listed(["b:1"], 0.0)
     greeted(core, 0.0)
     core.answered("b:1", OTHER, 0.1)
 
     core.failed("b:1", 3.0)
-    after_one = set(core.view)
     core.failed("b:1", 6.0)
+    after_two = set(core.view)
+    core.failed("b:1", 9.0)
 
-    assert after_one == {ME.agent, OTHER.agent}
+    assert after_two == {ME.agent, OTHER.agent}
     assert set(core.view) == {ME.agent}
 
 

@@ -136,6 +136,7 @@ class _Agent:
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="worker")
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
+        self._talk = PeerPool()
         self._pool = PeerPool()
         self._homes = Homes(self._boot, self._clock)
         self._origins = Origins(OriginLimits(connections_per_host_max=config.origin.connections))
@@ -151,12 +152,13 @@ class _Agent:
         me = Hello(
             AgentID(self._config.advertised(server.port)), self._boot, self._config.swarm.zone
         )
-        agents = Agents(me, _peer_source(self._config), self._pool, self._clock)
+        agents = Agents(me, _peer_source(self._config), self._talk, self._clock)
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._take_part(stop, server, agents, tasks)
         finally:
             await server.close()
+            await self._talk.close()
             await self._pool.close()
             await self._origins.close()
             self._workers.shutdown()
@@ -170,6 +172,7 @@ class _Agent:
         return Surroundings(
             agents=agents,
             homes=self._homes,
+            talk=self._talk,
             pool=self._pool,
             buffers=BufferPool(max(2, settings.buffer_bytes // CHUNK_BYTES_MAX), CHUNK_BYTES_MAX),
             workers=self._workers,
@@ -189,7 +192,7 @@ class _Agent:
         config, store = self._config, self._store
         swarms = Swarms(self._surroundings(agents), tasks)
         refs = RefHome()
-        resolver = Resolver(self._origins, agents, self._pool, refs, self._clock, store.manifest)
+        resolver = Resolver(self._origins, agents, self._talk, refs, self._clock, store.manifest)
         server.handler = Routes(
             hello=hello_bytes(agents.me, __version__),
             homes=self._homes,

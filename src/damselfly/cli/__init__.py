@@ -1,6 +1,7 @@
 """The command line. One verb is imported and no other: a command starts in 60 ms."""
 
 import importlib
+import io
 import os
 import sys
 from argparse import ArgumentParser, HelpFormatter
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     verb = given[0] if given else ""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # Paths are bytes, and come out as such.
     try:
         code = _run_verb(verb, given[1:]) if verb in VERBS else _without_verb(given)
         sys.stdout.flush()

@@ -37,4 +37,4 @@ def client_of(args: Namespace) -> AgentClient:
 
 def print_json(answer: object) -> None:
     """Print an answer for programs: one line, or spread out if a person looks."""
-    print(json.dumps(answer, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    print(json.dumps(answer, indent=2 if sys.stdout.isatty() else None))
