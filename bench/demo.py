@@ -10,7 +10,6 @@ time; everything else is removed, also after Ctrl-C.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -244,7 +243,9 @@ def run(*, size_bytes: int, nodes: int, keep: bool, cache: Path) -> int:
         except BenchError as exc:
             print(f"\nfailed: {exc}\n{fleet.explain()}", file=sys.stderr)
             return 1
-    print(f"  the model stays in {os.path.relpath(model.path)}; everything else is removed")
+    here = Path.cwd()
+    kept = model.path.relative_to(here) if model.path.is_relative_to(here) else model.path
+    print(f"  the model stays in {kept}; everything else is removed")
     return 0 if is_same else 1
 
 

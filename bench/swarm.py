@@ -200,12 +200,12 @@ def _pull_on_all(
     busy_s -= busy_before_s
     idle_s -= idle_before_s
     return Pass(
-        makespan_s=max(pull.finished_s for pull in alive),
+        makespan_s=round(max(pull.finished_s for pull in alive), 3),
         finished_s=tuple(round(pull.finished_s, 2) for pull in alive),
         origin_bytes=origin.bytes_sent() - sent_before,
-        origin_cpu_s=origin_cpu_s,
+        origin_cpu_s=round(origin_cpu_s, 2),
         peer_bytes=sum(answer.bytes_from_peers for answer in answers),
-        agents_cpu_s=agents_cpu_s,
+        agents_cpu_s=round(agents_cpu_s, 2),
         others_cpu_s=round(busy_s - agents_cpu_s - origin_cpu_s, 2),
         idle_share=round(idle_s / (busy_s + idle_s), 3),
         rss_anon_peak_bytes=max(usage.rss_anon_peak_bytes for usage in usages),
@@ -254,7 +254,9 @@ def summarize(scenario: Scenario, model: Model, passes: Sequence[Pass]) -> dict[
     bound_s = scenario.bound_s(model.bytes)
     makespan_s = statistics.median(each.makespan_s for each in passes)
     stored_gb = statistics.median(each.completed for each in passes) * model.bytes / 1e9
-    options = {name: value for name, value in asdict(scenario).items() if value or name == "nodes"}
+    options = {name: value for name, value in asdict(scenario).items() if value}
+    if not (scenario.kill_count or scenario.kills_home):
+        del options["kill_at"]
     return {
         "bench": "swarm",
         **options,

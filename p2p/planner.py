@@ -80,13 +80,11 @@ from damselfly.p2p.reporter import Reporter, ReporterLimits, Standing
 class PlannerLimits:
     """What a member does at once, and how patient it is."""
 
-    asks_max: int = 8
-    asks_max_large: int = 16
-    """In a swarm of more than `large_swarm` members."""
-    large_swarm: int = 32
-    asks_per_peer_max: int = 2
-    asks_few_peers: int = 4
-    """So many to one peer, where there are too few peers to fill the slots."""
+    asks_max: int = 7
+    """One less than an agent's serve slots: the difference is what keeps asks from meeting a busy
+    peer, and the slots are what spreads them over the holders (see DESIGN.md for the figures)."""
+    asks_per_peer_max: int = 4
+    """Where there are few peers; where there are many, one each."""
     origin_connections_max: int = 16
     window_chunks: int = 128
     hedges_max: int = 2
@@ -503,7 +501,7 @@ class Planner:
         deadline = self._reporter.next_deadline()
         if not self._is_finished:
             deadline = self._check_s if deadline is None else min(deadline, self._check_s)
-            if len(self._asks) < self._asks_max():
+            if len(self._asks) < self._limits.asks_max:
                 for peer in self._peers:
                     if self._now < peer.rests_until_s < deadline and peer.offered:
                         deadline = peer.rests_until_s
@@ -629,7 +627,7 @@ class Planner:
 
     def _lacking(self) -> tuple[Lack, ...]:
         """What we cannot get from anybody we know, although somebody should hold it."""
-        if len(self._asks) >= self._asks_max() or self._is_finished:
+        if len(self._asks) >= self._limits.asks_max or self._is_finished:
             return ()
         lacking = self._missing() & self._known
         mistrusted = 0
@@ -726,17 +724,10 @@ class Planner:
         """Wanted, not held, not on its way."""
         return self.wanted & ~(self.have | self._asked | self._fetching)
 
-    def _asks_max(self) -> int:
-        limits = self._limits
-        if len(self._peers) >= limits.large_swarm:
-            return limits.asks_max_large
-        return limits.asks_max
-
     def _asks_per_peer_max(self) -> int:
         limits = self._limits
-        if len(self._peers) * limits.asks_per_peer_max < self._asks_max():
-            return limits.asks_few_peers
-        return limits.asks_per_peer_max
+        share = (limits.asks_max + 1) // max(1, len(self._peers))
+        return max(1, min(share, limits.asks_per_peer_max))
 
     def _ask_peers(self) -> None:
         """Fill the slots: the least asked peer first, of what it offers the rarest."""
@@ -745,7 +736,7 @@ class Planner:
             return
         if self._urgent:
             missing &= ~self._ask_urgent(missing)
-        slots = self._asks_max() - len(self._asks)
+        slots = self._limits.asks_max - len(self._asks)
         if slots <= 0:
             return
         now = self._now
@@ -905,7 +896,7 @@ class Planner:
         limits = self._limits
         now = self._now
         hedges = sum(ask.is_hedge for ask in self._asks.values())
-        is_starved = len(self._asks) < self._asks_max() and not (
+        is_starved = len(self._asks) < self._limits.asks_max and not (
             self._missing() & self._known & self._peers.held
         )
         late_s = max(limits.hedge_s_min, limits.hedge_factor * self._usual_s)

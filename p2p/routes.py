@@ -85,8 +85,8 @@ class Shelf:
 class ServeLimits:
     """How much is served at once."""
 
-    slots: int = 16
-    """A member asks 8 peers at once, so on average 8 are asked of us; bursts are twice that."""
+    slots: int = 8
+    """One more than a member asks at once: few asks meet a busy peer, and flows stay few."""
     retry_after_ms: int = 50
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 
 from damselfly.client import answers
 from damselfly.client.record import TEXT_LENGTH_MAX, Record
@@ -23,15 +23,12 @@ JSON = st.recursive(
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_record_survives_the_way(kind: type[Record]) -> None:
-    @given(
-        st.builds(
-            kind, **{"seconds": st.floats(0, 1e6)} if "seconds" in kind.__annotations__ else {}
-        )
-    )
+    @given(st.builds(kind))
     def survives(record: Record) -> None:
-        crossed = json.loads(json.dumps(record.to_json()))
+        text = json.dumps(record.to_json())
+        assume("NaN" not in text and "Infinity" not in text)
 
-        assert kind.parse(crossed, unknown_is_error=True) == record
+        assert kind.parse(json.loads(text), unknown_is_error=True) == record
 
     survives()
 
@@ -64,6 +61,12 @@ def test_a_wrong_type_is_named() -> None:
         answers.Progress.parse({"ref": "x", "bytes_done": True})
     with pytest.raises(RemoteProtocolError, match="not a list"):
         answers.PullRequest.parse({"ref": "x", "include": "*.json"})
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(RemoteProtocolError, match="not a number"):
+            answers.Progress.parse({"ref": "x", "seconds": value})
 
 
 def test_text_without_end_is_refused() -> None:

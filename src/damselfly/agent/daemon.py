@@ -181,7 +181,6 @@ class _Agent:
             planner_limits=replace(
                 defaults,
                 asks_max=fetch or defaults.asks_max,
-                asks_max_large=fetch or defaults.asks_max_large,
                 origin_connections_max=self._config.origin.connections,
             ),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
 
@@ -86,7 +87,11 @@ def _read(value: object, hint: Any, where: str) -> object:  # noqa: ANN401 - a t
         return hint.parse(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not hint or (isinstance(value, str) and len(value) > TEXT_LENGTH_MAX):
+    if (
+        type(value) is not hint
+        or (isinstance(value, str) and len(value) > TEXT_LENGTH_MAX)
+        or (isinstance(value, float) and not isfinite(value))
+    ):
         raise RemoteProtocolError(f"{where} is not {_SPOKEN[hint]}")
     return value
 
