@@ -116,12 +116,20 @@ class Ingest:
     def seal(self, manifest: Manifest) -> None:
         """Make the wanted files whole, and record the artifact; may be called again.
 
+        `manifest` is of all the plan's files, or of exactly the wanted ones: after a first contact
+        that took a selection, nobody knows the digests of the others.
+
         Raises:
             ChunkNotFoundError: a wanted file lacks a chunk: see `have()` again.
             ManifestError: the manifest is of other files than those pulled.
         """
         with self._working():
-            self._sealing.seal(self.plan, manifest, self._fillings)
+            plan, fillings = self.plan, self._fillings
+            if len(manifest.files) != len(plan.files) and len(manifest.files) == len(fillings):
+                chosen = sorted(fillings)
+                plan = Plan(plan.ref, tuple(plan.files[number] for number in chosen))
+                fillings = {place: fillings[number] for place, number in enumerate(chosen)}
+            self._sealing.seal(plan, manifest, fillings)
 
     def close(self) -> None:
         """Let go, when the calls at work have ended; what is here stays for the next pull."""

@@ -196,15 +196,19 @@ class TestPull:
         shell.node.hold()
         process = await shell.start("pull", REF, stderr=side)
         os.close(side)
-        await running(shell)
+        seen = bytearray()
+
+        def look(until: bytes) -> None:
+            try:
+                while until not in seen:
+                    seen.extend(os.read(main, 4096))
+            except OSError:
+                pass  # The other side is closed.
+
+        await asyncio.to_thread(look, b"fetching")
         shell.node.release()
         done = await ended(process)
-        seen = b""
-        while True:
-            try:
-                seen += os.read(main, 4096)
-            except OSError:  # the other side is closed
-                break
+        await asyncio.to_thread(look, b"nothing more")
         os.close(main)
 
         assert done.code == 0
@@ -348,4 +352,7 @@ class TestManners:
         done = await shell.run("pull", "file:///models/none/")
 
         assert (done.code, done.out) == (13, "")
-        assert done.err == "damselfly pull: there is nothing at file:///models/none/\n"
+        assert done.err.splitlines() == [
+            "resolving",
+            "damselfly pull: there is nothing at file:///models/none/",
+        ]
