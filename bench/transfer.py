@@ -1,18 +1,19 @@
 """How much of the kernel's speed is left when a chunk goes from one agent's file to another's?
 
-One transfer between two processes over loopback, against the bound measured in the same run: sendfile
-into a socket, recv into a buffer, BLAKE3 in a thread, pwrite in a thread, no protocol. Ours is
-`PeerServer` answering with `FileBody`, and `PeerPool.fetch_into` with eight chunks in flight. Both
-sides store with the same code and as many threads.
+One transfer between two processes over loopback, against the bound measured in the same run:
+sendfile into a socket, recv into a buffer, BLAKE3 in a thread, pwrite in a thread, no protocol.
+Ours is `PeerServer` answering with `FileBody`, and `PeerPool.fetch_into` with eight chunks in
+flight. Both sides store with the same code and as many threads.
 
-Back of the envelope: each byte is copied three times (page cache to socket is a reference, socket to
-buffer, buffer to page cache) and hashed once: at about 8 GB/s each that is 0.4 CPU seconds per GB, so
-two cores that do nothing else cannot beat some 2.5 GB/s with sender and receiver on the same machine.
+Back of the envelope: each byte is copied three times (page cache to socket is a reference, socket
+to buffer, buffer to page cache) and hashed once: at about 8 GB/s each that is 0.4 CPU seconds per
+GB, so two cores that do nothing else cannot beat some 2.5 GB/s with sender and receiver on the same
+machine.
 
     python -m bench.transfer --size 1GiB --passes 5
 
-The first pass of each side is thrown away (it touches memory for the first time), then the sides take
-turns; figures are medians.
+The first pass of each side is thrown away (it touches memory for the first time), then the sides
+take turns; figures are medians.
 """
 
 import argparse
@@ -129,7 +130,7 @@ def fetch_plainly(
             future.result()
 
 
-# --- the four processes -----------------------------------------------------------------------------
+# --- the four processes ---------------------------------------------------------------------------
 
 
 def serve_ours(path: Path) -> None:
@@ -224,7 +225,7 @@ def _keep_open() -> None:
     pass
 
 
-# --- the parent -------------------------------------------------------------------------------------
+# --- the parent -----------------------------------------------------------------------------------
 
 
 class Worker:

@@ -2,30 +2,31 @@
 
 Theory of operation
 -------------------
-A home is a tracker, never a fetcher. Whoever rendezvous hashing ranks first for a swarm keeps one of
-these for it, member or not. It answers at once and waits for nobody.
+A home is a tracker, never a fetcher. Whoever rendezvous hashing ranks first for a swarm keeps one
+of these for it, member or not. It answers at once and waits for nobody.
 
     reported(report)      ─┐                ┌─> Reply (returned at once)
     subscribed(agent)     ─┤                │
     unsubscribed(agent)   ─┼──>  Home  ─────┼─> Tell(agent, live line)
     handle_timer          ─┘                └─  next_deadline()
 
-Rule 1. A chunk is *held* when a member says it has it, *claimed* when a member may fetch it from the
-origin, and *free* otherwise. Only free chunks are granted, lowest index first, an urgent one before
-all: files fill from their beginnings, and what is in flight stays close together.
+Rule 1. A chunk is *held* when a member says it has it, *claimed* when a member may fetch it from
+the origin, and *free* otherwise. Only free chunks are granted, lowest index first, an urgent one
+before all: files fill from their beginnings, and what is in flight stays close together.
 Rule 2. A claim is one run of consecutive chunks. At most W claims live at once in the whole swarm
 (`Pace` says how W is found), shared evenly: with too many, members would each read a slice of the
 origin and only then exchange them, and nobody's link would be used both ways from the start.
-Rule 3. A claim lives while its holder's reports list it and its bytes grow. It ends when it is done,
-handed back, missing from a report, or has not moved for `claim_patience_s`. Time alone never moves
-it: a second reader of the same bytes would slow the first one down.
+Rule 3. A claim lives while its holder's reports list it and its bytes grow. It ends when it is
+done, handed back, missing from a report, or has not moved for `claim_patience_s`. Time alone never
+moves it: a second reader of the same bytes would slow the first one down.
 Rule 4. A member that is silent is forgotten after three of its own heartbeats. Others' words (dead,
 corrupt) only shorten the wait for one that is silent anyway, or pass over one that at least two
 accuse, a quarter of the swarm at most: a liar can waste the time of its victims, not shut them out.
 Rule 5. Who was refused by the origin (401, 403) is passed over in this swarm, as long as it runs.
-Rule 6. State is soft. A home that does not know a reporter asks it for everything; one that hears of
-members it does not know (it took over from a dead home) waits for them, at most `youth_s`, and grants
-nothing meanwhile. Claims in flight go on and are adopted. Two homes at a time cost redundant claims.
+Rule 6. State is soft. A home that does not know a reporter asks it for everything; one that hears
+of members it does not know (it took over from a dead home) waits for them, at most `youth_s`, and
+grants nothing meanwhile. Claims in flight go on and are adopted. Two homes at a time cost redundant
+claims.
 Rule 7. At first contact a digest is set once: by somebody who was granted the index, or, where
 nobody works on it, by somebody who holds it. What several told a young home is settled by majority.
 Rule 8. A member that has tried all holders of a chunk and got it from none may fetch it itself. It

@@ -2,7 +2,7 @@
 
     member ── Report ──> home      claims wanted, bytes so far, chunks come; every second at least
     member <── Reply ─── home      claims granted, whom to follow
-    member <── LiveLine ─ home     as it happens: digests at first contact, members, claims to be had
+    member <── LiveLine ─ home     as it happens: digests at first contact, members, claims
     member <── HaveLine ─ member   which chunks I hold: first all of them, then each new one
 
 Sets of chunk indexes are integers: bit `i` stands for chunk `i` (`Bitmap` writes and reads them).
@@ -38,7 +38,7 @@ SwarmID = NewType("SwarmID", str)
 CHUNK_COUNT_MAX: Final = 1 << 20
 """4 TiB at 4 MiB a chunk."""
 REPORT_BYTES_MAX: Final = 16 << 20
-"""A full state with 300,000 digests at first contact; an ordinary report has a few hundred bytes."""
+"""A full state with 300,000 digests at first contact; ordinary reports have a few hundred bytes."""
 LINE_BYTES_MAX: Final = 16 << 20
 """The first live line at first contact tells every digest known so far."""
 MEMBERS_MAX: Final = 4096
@@ -80,7 +80,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class OpenClaim:
-    """A claim its holder is working on: what is left of the run, and all bytes it brought so far."""
+    """A claim its holder is working on: what is left of the run, and all bytes it brought."""
 
     run: Run
     received_bytes: int

@@ -116,7 +116,7 @@ class Peers:
         return fresh
 
     def _recount(self, peer: Peer, have: int) -> None:
-        """Replace what a peer holds. Who holds everything counts nowhere: it tells no chunk apart."""
+        """Replace what a peer holds. Who holds everything counts nowhere: it tells none apart."""
         if peer.have != self._full:
             self._count(peer.have & ~have if have != self._full else peer.have, -1)
             if have != self._full:

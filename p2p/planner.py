@@ -20,14 +20,15 @@ A wanted chunk is, for this member:
 
 Rule 1. Time comes in as `now`; randomness comes in as the agent's id. The same facts give the same
 actions.
-Rule 2. The origin is read only under a claim of the home. Nothing else, no deadline and no failure of
-a peer, makes a member read from the origin: that is how 1.00 F becomes 1.7 F.
+Rule 2. The origin is read only under a claim of the home. Nothing else, no deadline and no failure
+of a peer, makes a member read from the origin: that is how 1.00 F becomes 1.7 F.
 Rule 3. A chunk is asked only of peers that said they hold it, and only once its digest is known.
-Rule 4. The least asked peer first, and of what it offers the rarest chunk within a window that follows
-file order. Few asks per peer: one that is being served and one that waits keep a connection busy.
+Rule 4. The least asked peer first, and of what it offers the rarest chunk within a window that
+follows file order. Few asks per peer: one that is being served and one that waits keep a connection
+busy.
 Rule 5. A busy peer is left alone as long as it says; others are asked meanwhile.
-Rule 6. A hedge is a second ask to another peer, when a transfer stalls, or when there is nothing else
-to ask and it takes far longer than usual. The first to arrive wins, the other is cancelled.
+Rule 6. A hedge is a second ask to another peer, when a transfer stalls, or when there is nothing
+else to ask and it takes far longer than usual. The first to arrive wins, the other is cancelled.
 Rule 7. Wrong bytes: that peer is asked for this chunk no more; after three different chunks it is
 quarantined. Lateness never quarantines: the late peer may be the last one who holds a chunk.
 Rule 8. A reader's urgent chunk goes before everything, past the limit on asks if need be.
@@ -589,7 +590,7 @@ class Planner:
             return
         if self.have >> index & 1:
             self.disputed |= 1 << index
-            return  # Our bytes verified against the digest we have; the seal will tell who is right.
+            return  # Our bytes verified against our digest; the seal will tell who is right.
         self.digests[index] = digest
         self._known |= 1 << index
 
@@ -718,7 +719,7 @@ class Planner:
             peer.corrupt = 0
         self._peers.avoid(peer, index)
 
-    # --- asking ------------------------------------------------------------------------------------
+    # --- asking -----------------------------------------------------------------------------------
 
     def _missing(self) -> int:
         """Wanted, not held, not on its way."""
@@ -838,7 +839,7 @@ class Planner:
             self._reporter.tell_everything()
         self._is_dirty = True
 
-    # --- the origin ------------------------------------------------------------------------------------
+    # --- the origin -------------------------------------------------------------------------------
 
     def _begin(self, run: Run) -> None:
         """Work on a claim, or on what of it we still miss."""
@@ -866,7 +867,7 @@ class Planner:
             self._actions.append(CancelOrigin(run.run_id))
             self._reporter.claim_returned(run.run, HandBack.CANCELLED)
 
-    # --- time ------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         """Look after what only time changes."""

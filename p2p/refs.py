@@ -1,7 +1,7 @@
 """The home of a ref: who resolves it, and what it was found to be. Pure and soft.
 
-A ref is resolved once in the cluster, the way chunks are fetched once: the first who asks is told to
-do it, the others wait a moment and are told the outcome.
+A ref is resolved once in the cluster, the way chunks are fetched once: the first who asks is told
+to do it, the others wait a moment and are told the outcome.
 
     ask ──> resolve                     you do it; say `planned` or `failed`
         └─> pending                     somebody else is at it

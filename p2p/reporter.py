@@ -2,14 +2,16 @@
 
 Theory of operation
 -------------------
-Rule 1. The home is the first agent of the view by rendezvous on the swarm's id that is not *shunned*.
-We are always in our own view: who is alone is its own home.
-Rule 2. One report is under way at a time. What happens meanwhile goes into the next one, which leaves
-as soon as the answer is in: reports batch themselves by the home's speed, without a delay of ours.
-Rule 3. What a report said is kept until it is answered, and said again if it is not. A home may hear
-things twice and must not mind.
-Rule 4. A home that does not answer is shunned for a while, longer each time, and the next in rank gets
-our whole state. When the shunning ends, the better home is tried again: two homes grow into one.
+Rule 1. The home is the first agent of the view by rendezvous on the swarm's id that is not
+*shunned*. We are always in our own view: who is alone is its own home.
+Rule 2. One report is under way at a time. What happens meanwhile goes into the next one, which
+leaves as soon as the answer is in: reports batch themselves by the home's speed, without a delay of
+ours.
+Rule 3. What a report said is kept until it is answered, and said again if it is not. A home may
+hear things twice and must not mind.
+Rule 4. A home that does not answer is shunned for a while, longer each time, and the next in rank
+gets our whole state. When the shunning ends, the better home is tried again: two homes grow into
+one.
 Rule 5. A heartbeat says nothing new: it only keeps claims alive.
 """
 

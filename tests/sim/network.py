@@ -203,9 +203,7 @@ class Network:
 
 def level_of(link: Link) -> float:
     """The rate that a flow gets which nothing but this link holds back."""
-    wishes = [
-        min(flow.cap, other.level) for flow, other in link.flows.items()
-    ]
+    wishes = [min(flow.cap, other.level) for flow, other in link.flows.items()]
     if not wishes:
         return math.inf
     left = link.cap

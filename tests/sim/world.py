@@ -662,7 +662,7 @@ class World:
         self._tick_on(node)
         self._drain(node)
 
-    # --- safety and the end ------------------------------------------------------------------------
+    # --- safety and the end -----------------------------------------------------------------------
 
     def check_home(self, home: Home) -> None:
         """One live claim for a chunk, at most W claims."""

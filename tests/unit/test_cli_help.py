@@ -121,13 +121,22 @@ def test_the_agent_says_what_is_missing_before_it_starts(
 
 def isolated(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *flags, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
 @pytest.mark.parametrize(
     "args",
-    [["--version"], ["pull", "--help"], ["ls", "--socket", "/nonexistent/s", "--help"], ["doctor", "-h"]],
+    [
+        ["--version"],
+        ["pull", "--help"],
+        ["ls", "--socket", "/nonexistent/s", "--help"],
+        ["doctor", "-h"],
+    ],
 )
 def test_a_client_verb_imports_only_what_it_needs(args: list[str]) -> None:
     ended = isolated(
