@@ -65,8 +65,11 @@ class ClientEnd:
 
         Raises:
             RefusedError: the connection takes no more requests.
+            RemoteProtocolError: the peer broke the rules before we could ask.
         """
         while not self.core.may_request or self.driver.is_lost:
+            if isinstance(self._cause, RemoteProtocolError):
+                raise RemoteProtocolError(f"{ask}: not HTTP/2") from self._cause
             if not self.is_usable:
                 raise RefusedError(f"{ask} on a connection that ends")
             await self._wait_turn()
@@ -144,7 +147,7 @@ class ClientEnd:
         for exchange in list(self.exchanges.values()):
             failure: Exception
             if isinstance(cause, RemoteProtocolError):
-                failure = RemoteProtocolError(f"{exchange}: not HTTP/2 any more")
+                failure = RemoteProtocolError(f"{exchange}: not HTTP/2")
             else:
                 failure = PeerUnavailableError(f"{exchange}: connection lost")
             failure.__cause__ = cause

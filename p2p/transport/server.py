@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, unquote
 
-from damselfly.errors import RemoteProtocolError
+from damselfly.errors import CapacityError, RemoteProtocolError
 from damselfly.p2p.transport.channel import PlainChannel
 from damselfly.p2p.transport.driver import Driver
 from damselfly.p2p.transport.exchange import (
@@ -201,8 +201,8 @@ class _ServerEnd:
             response = Response(413)
         except RemoteProtocolError as exc:
             response = Response(400, body=str(exc).encode())
-        except TimeoutError:
-            logger.warning("handling %s %s took too long", request.method, request.path)
+        except (CapacityError, TimeoutError) as exc:
+            logger.warning("handling %s %s: %r", request.method, request.path, exc)
             response = Response(503)
         except Exception:
             logger.exception("handling %s %s failed", request.method, request.path)
@@ -274,6 +274,7 @@ class _RequestBody:
 
         Raises:
             BodyTooLargeError: it is longer than the limits allow.
+            CapacityError: all bodies that are being read are.
             TimeoutError: nothing came for too long.
         """
         limits = self._end.server.limits
@@ -282,10 +283,10 @@ class _RequestBody:
             self._release()
             if len(self._data) > limits.request_bytes_max:
                 raise BodyTooLargeError(f"a request body of more than {limits.request_bytes_max}")
-            if self._end.server.body_bytes > limits.requests_bytes_max:
-                raise BodyTooLargeError("more request bodies at once than there is room for")
             if self._ended:
                 return bytes(self._data)
+            if self._end.server.body_bytes > limits.requests_bytes_max:
+                raise CapacityError("more request bodies at once than there is room for")
             self._changed.clear()
             async with asyncio.timeout(limits.request_body_s):
                 await self._changed.wait()

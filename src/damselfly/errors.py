@@ -34,6 +34,8 @@ says what was being done to what and never repeats its cause: `raise X(...) from
 `explain` prints the chain once. Assertion failures are not DamselflyErrors and are not caught.
 """
 
+from typing import cast
+
 
 class DamselflyError(Exception):
     """Anything that can go wrong here and has a name."""
@@ -220,7 +222,8 @@ def explain(error: BaseException) -> str:
     current: BaseException | None = error
     while current is not None and len(parts) < 8:
         while isinstance(current, BaseExceptionGroup):
-            current = current.exceptions[0]
+            group = cast("BaseExceptionGroup[BaseException]", current)
+            current = group.exceptions[0]
         text = str(current) or type(current).__name__
         if text not in parts:
             parts.append(text)

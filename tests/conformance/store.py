@@ -8,8 +8,10 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 import pytest
+from blake3 import blake3
 
 from damselfly.cache.ingest import Ingest
 from damselfly.cache.store import Store
@@ -51,12 +53,12 @@ class Sample:
     plan: Plan
     chunks: tuple[bytes, ...]
 
-    @property
+    @cached_property
     def digests(self) -> list[Digest]:
         """By index."""
         return [Digest.of(chunk) for chunk in self.chunks]
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
         """As sealed."""
         return Manifest.seal(self.plan, self.digests)
@@ -89,8 +91,7 @@ def sample(files: dict[str, Iterable[bytes]], ref: str = "file:///model") -> Sam
 
 def noise(size: int, rng_seed: int) -> bytes:
     """Bytes like no others, the same for the same seed."""
-    words = [Digest.of(b"%d:%d" % (rng_seed, count)).raw for count in range(-(-size // 32))]
-    return b"".join(words)[:size]
+    return blake3(b"%d" % rng_seed).digest(length=size)
 
 
 def model(rng_seed: int = 1, ref: str = "file:///model") -> Sample:

@@ -34,7 +34,7 @@ def address_of(server: PeerServer) -> str:
 async def until(condition: Callable[[], bool], patience_s: float = 10.0) -> None:
     """Wait for a state."""
     async with asyncio.timeout(patience_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.001)
 
 
@@ -54,7 +54,7 @@ class Library:
     begun: int = 0
     cancelled: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
-    bodies: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list[bytes])
 
     def __post_init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115

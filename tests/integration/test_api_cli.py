@@ -46,7 +46,7 @@ class Shell:
 
     node: MemoryNode
     socket: Path
-    environ: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict[str, str])
 
     async def start(self, *args: str, **more: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -71,7 +71,8 @@ class Bomb:
 
         Syncing is left out: what a kill leaves does not depend on it, and it takes its time.
         """
-        os.fsync = os.fdatasync = lambda _: None
+        for name in ("fsync", "fdatasync"):
+            setattr(os, name, lambda _: None)
         for name in STEPS:
             setattr(os, name, self.wrap(getattr(os, name)))
         keep_chunk, change = Catalog.keep_chunk, Catalog.change
@@ -88,8 +89,8 @@ class Bomb:
                 self.tick("commit")
             self.tick("committed")
 
-        Catalog.keep_chunk = kept  # type: ignore[method-assign]
-        Catalog.change = changed  # type: ignore[method-assign]
+        setattr(Catalog, "keep_chunk", kept)  # noqa: B010 - a method is replaced, on purpose
+        setattr(Catalog, "change", changed)  # noqa: B010
 
 
 def live(root: Path, say: Callable[[str], None]) -> None:
@@ -147,7 +148,7 @@ def enumerate_kills(parent: Path) -> None:
         if not child:
             said = (parent / f"{name}.said").open("w", buffering=1)
 
-            def say(text: str) -> None:
+            def say(text: str, said: TextIO = said) -> None:
                 print(text, file=said)
 
             Bomb(at, say, half=half).plant()

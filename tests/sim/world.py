@@ -192,7 +192,7 @@ class World:
     def _schedule(self) -> None:
         scenario = self.scenario
         agents = list(self.nodes)
-        late = set(self.random.sample(agents, scenario.late)) if scenario.late else set()
+        late = set(self.random.sample(agents, scenario.late))
         half_s = scenario.bound_s / 2
         for number, agent in enumerate(agents):
             start_s = self.random.uniform(0.0, scenario.start_spread_s)

@@ -1,7 +1,6 @@
 """The command line. One verb is imported and no other: a command starts in 60 ms."""
 
 import importlib
-import io
 import os
 import sys
 from argparse import ArgumentParser, HelpFormatter
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from damselfly import __version__
+from damselfly.cli.terminal import columns
 from damselfly.errors import DamselflyError, UsageError, explain
 
 VERBS = {
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     verb = given[0] if given else ""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # Paths are bytes, and come out as such.
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="surrogateescape")  # Paths are bytes, and come out as such.
     try:
         code = _run_verb(verb, given[1:]) if verb in VERBS else _without_verb(given)
         sys.stdout.flush()
@@ -65,6 +65,12 @@ def _run_verb(verb: str, given: Sequence[str]) -> int:
 
 class _Formatter(HelpFormatter):
     """Wraps paragraphs to the terminal, and leaves alone those that are indented."""
+
+    def __init__(self, prog: str) -> None:
+        # Without a width, argparse asks shutil, and importing that takes longer than all of this.
+        said = os.environ.get("COLUMNS", "")
+        width = int(said) if said.isdecimal() else columns(sys.stdout)
+        super().__init__(prog, width=max(40, min(width, 100)) - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text

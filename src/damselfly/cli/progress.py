@@ -159,7 +159,7 @@ class Progress:
             waiting = f"  waiting for {plain(moment.waiting_for)}" if moment.waiting_for else ""
             return shorten(f"{doing} ...{waiting}", width)
         share = share_text(moment.bytes_done, moment.bytes_total).rjust(4)
-        pieces = [  # (importance, text, colour), in the order of the line
+        parts = [  # (importance, text, colour), in the order of the line
             (9, doing, BOLD),
             (10, share, ""),
             (6, self._size(moment), ""),
@@ -173,20 +173,20 @@ class Progress:
             (2, plain(moment.note), DIM),
             (8, f"waiting for {plain(moment.waiting_for)}" if moment.waiting_for else "", YELLOW),
         ]
-        pieces = [piece for piece in pieces if piece[1]]
+        parts = [part for part in parts if part[1]]
         bar_cells = BAR_CELLS_MIN + 2
-        while len(pieces) > 1 and _length(pieces) + bar_cells > width:
-            if bar_cells and min(pieces)[0] > 6:
+        while len(parts) > 1 and _length(parts) + bar_cells > width:
+            if bar_cells and min(parts)[0] > 6:
                 bar_cells = 0
                 continue
-            pieces.remove(min(pieces, key=lambda piece: piece[0]))
-        texts = [paint(text, code, coloured=self._is_coloured) for _, text, code in pieces]
+            parts.remove(min(parts, key=lambda part: part[0]))
+        texts = [paint(text, code, coloured=self._is_coloured) for _, text, code in parts]
         if bar_cells:
-            cells = min(BAR_CELLS_MAX, width - _length(pieces) - 2)
-            at = next((i for i, piece in enumerate(pieces) if piece[0] == 10), 0) + 1
+            cells = min(BAR_CELLS_MAX, width - _length(parts) - 2)
+            at = next((i for i, part in enumerate(parts) if part[0] == 10), 0) + 1
             texts.insert(at, self._bar(moment, cells))
-        elif _length(pieces) > width:
-            return shorten(pieces[0][1], width)
+        elif _length(parts) > width:
+            return shorten(parts[0][1], width)
         return "  ".join(texts)
 
     def _size(self, moment: Moment) -> str:
@@ -215,5 +215,5 @@ class Progress:
         return "".join(parts)
 
 
-def _length(pieces: Sequence[tuple[int, str, str]]) -> int:
-    return sum(len(text) for _, text, _ in pieces) + 2 * (len(pieces) - 1)
+def _length(parts: Sequence[tuple[int, str, str]]) -> int:
+    return sum(len(text) for _, text, _ in parts) + 2 * (len(parts) - 1)

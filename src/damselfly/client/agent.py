@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar, cast
-from urllib.parse import quote
 
 from damselfly.client.answers import (
     ArtifactRequest,
@@ -118,9 +117,7 @@ class AgentClient:
         self, method: str, target: str, question: Record | None, patience_s: float
     ) -> Exchange:
         body = b"" if question is None else json.dumps(question.to_json()).encode()
-        return Exchange.begin(
-            self.socket_path, method, quote(target, safe="/"), body, patience_s=patience_s
-        )
+        return Exchange.begin(self.socket_path, method, target, body, patience_s=patience_s)
 
     def _ask(self, method: str, target: str, question: Record | None = None) -> object:
         with self._begin(method, target, question, ANSWER_PATIENCE_S) as exchange:
