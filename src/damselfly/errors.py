@@ -237,6 +237,12 @@ def error_classes() -> dict[str, type[DamselflyError]]:
     pending: list[type[DamselflyError]] = [DamselflyError]
     while pending:
         cls = pending.pop()
-        found[cls.__name__] = cls
-        pending.extend(cls.__subclasses__())
+        if cls.__module__ == __name__:  # A room may have finer ones, for itself.
+            found[cls.__name__] = cls
+            pending.extend(cls.__subclasses__())
     return found
+
+
+def class_name(error: DamselflyError) -> str:
+    """What an error is called outside of its room: the nearest class above that it is."""
+    return next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == __name__)

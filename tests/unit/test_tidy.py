@@ -20,7 +20,7 @@ ROOMS = ("p2p", "cache")
 CODE = ("src", "bench", *ROOMS)  # the links in src are not followed
 README = (ROOT / "README.md").read_text()
 
-# STYLE's right-hand columns, as far as they cannot mean anything else here, and what is used instead.
+# STYLE's right-hand columns, as far as they mean nothing else here, and what is used instead.
 FORBIDDEN = {
     r"infohash": "digest",
     r"metainfo": "manifest",
@@ -32,7 +32,6 @@ FORBIDDEN = {
     r"download(?:ed|er|ers|ing|s)": "fetch, or pull",
     r"seeders?|leech\w*": "holder",
     r"pieces?": "chunk, or part",
-    r"seed": "rng_seed, or holder",
     r"max_retries": "units and qualifiers come last",
     r"TODO|FIXME|XXX": "do it, or write it into DESIGN.md",
 }
@@ -117,25 +116,12 @@ def test_words_are_those_of_the_glossary() -> None:
     found: set[str] = set()
     for path in code_files():
         for number, word in words_of(path.read_text()):
-            if (match := forbidden.fullmatch(word)) and word.lower() != "rng_seed":
+            if match := forbidden.fullmatch(word):
                 assert match.lastindex is not None
                 place = f"{path.relative_to(ROOT)}:{number}"
                 found.add(f"{place}: {word} -> {advice[match.lastindex - 1]}")
-    found -= {entry for entry in found if ": seed ->" in entry}  # see the next test
 
     assert sorted(found) == []
-
-
-def test_a_seed_is_the_simulators_number_or_nothing() -> None:
-    names = re.compile(r"(?<![A-Za-z_])(?!rng_)(?:[a-z]+_)?seeds?(?:_[a-z]+)*(?=\s*[:=(])")
-    found = [
-        f"{path.relative_to(ROOT)}: {match}"
-        for path in code_files()
-        for match in names.findall(path.read_text())
-        if "rng_seed" not in match
-    ]
-
-    assert found == []
 
 
 def test_modules_have_names_of_their_own() -> None:

@@ -65,6 +65,7 @@ from damselfly.errors import (
     StoreInUseError,
     UnavailableError,
     UsageError,
+    class_name,
     explain,
 )
 from damselfly.log import redact
@@ -369,7 +370,7 @@ def _line(event: str, fields: Mapping[str, object]) -> bytes:
 
 
 def _told(error: DamselflyError) -> dict[str, object]:
-    return {"error": type(error).__name__, "message": redact(explain(error))}
+    return {"error": class_name(error), "message": redact(explain(error))}
 
 
 def _named(error: Exception, request: web.Request) -> DamselflyError:

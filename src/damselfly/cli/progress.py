@@ -99,7 +99,8 @@ class Progress:
         self._shown_s = now
         self._shown_doing = moment.doing
         if self._is_moving:
-            line = self._line(moment, self._width() - 1)
+            # Two cells are left for the `^C` that a terminal echoes: it must not wrap the line.
+            line = self._line(moment, self._width() - 3)
             self._stream.write(f"\r{line}\x1b[K")
             self._is_drawn = True
         else:
