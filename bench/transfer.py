@@ -124,7 +124,7 @@ def fetch_plainly(
             view = buffers.get()
             rest = view
             while rest:
-                rest = rest[sock.recv_into(rest) :]
+                rest = rest[sock.recv_into(rest, 0, socket.MSG_WAITALL) :]
             stored.append(threads.submit(store, index, view))
         for future in stored:
             future.result()

@@ -1,7 +1,9 @@
 """A directory by its descriptor: every step of a path is opened without following a link."""
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -11,6 +13,8 @@ from damselfly.errors import IntegrityError
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}", re.ASCII)
 
 FOLDER_MODE = 0o755
 READ_ONLY = 0o444
@@ -122,9 +126,13 @@ class Directory:
         temporary = temporary_name()
         fd = self.create(temporary)
         try:
-            os.write(fd, data)
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fchmod(fd, mode)
             os.fdatasync(fd)
+        except OSError:
+            self.remove(temporary)
+            raise
         finally:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -156,3 +164,8 @@ class Directory:
 def temporary_name() -> str:
     """A name that nobody else uses; it starts with a dot, as only temporaries do."""
     return f".{secrets.token_hex(8)}"
+
+
+def is_temporary(name: str) -> bool:
+    """It is one that `temporary_name` made."""
+    return _TEMPORARY.fullmatch(name) is not None

@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 
 from damselfly.cache import layout
-from damselfly.cache.directory import Directory
+from damselfly.cache.directory import Directory, is_temporary
 from damselfly.errors import StoreInUseError, UnsupportedFormatError, UsageError
 
 _MARKER_BYTES_MAX = 64
@@ -20,14 +20,17 @@ class StoreLock:
         self._fd = os.open(layout.LOCK, flags, 0o644, dir_fd=root.fd)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
         except BlockingIOError as exc:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
             os.close(self._fd)
             raise StoreInUseError(
                 f"the store {root.path} is open in another agent (process {holder or 'unknown'})"
             ) from exc
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def release(self) -> None:
         """Let another agent open the store; twice is harmless."""
@@ -48,6 +51,9 @@ def check_format(root: Directory) -> None:
         UnsupportedFormatError: a newer Damselfly made the store, or something else wrote there.
         UsageError: the directory is not a store, and not empty.
     """
+    for name in root.names():
+        if is_temporary(name):  # Of a marker that a stop left half written.
+            root.remove(name)
     try:
         text = root.read(layout.MARKER, _MARKER_BYTES_MAX).decode("ascii", "replace").strip()
     except FileNotFoundError:

@@ -69,8 +69,11 @@ class RoomKeeper:
             wanted = shortage(room, need, self._limits)
             if not wanted.should:
                 return
-            candidates, sizes, rows = self._candidates()
-            choice = choose(candidates, sizes, wanted)
+            candidates, rows = self._candidates()
+            sizes = {row.id: row.bytes for row in self._catalog.files() if row.ino is not None}
+            pulled, _ = self._files.in_use()
+            freeable = {file: size for file, size in sizes.items() if file not in pulled}
+            choice = choose(candidates, freeable, wanted)
             if not choice.is_enough:
                 raise StoreFullError(
                     self._told(
@@ -117,7 +120,7 @@ class RoomKeeper:
             return "being served"
         return None
 
-    def _candidates(self) -> tuple[list[Candidate], dict[int, int], list[FileRow]]:
+    def _candidates(self) -> tuple[list[Candidate], list[FileRow]]:
         files_of: dict[int, set[int]] = {}
         for artifact, file in self._catalog.file_links():
             files_of.setdefault(artifact, set()).add(file)
@@ -143,13 +146,7 @@ class RoomKeeper:
             )
             for row in leftovers
         ]
-        pulled, _ = self._files.in_use()
-        sizes = {
-            row.id: row.bytes
-            for row in self._catalog.files()
-            if row.ino is not None and row.id not in pulled
-        }
-        return candidates, sizes, leftovers
+        return candidates, leftovers
 
     def _told(
         self,

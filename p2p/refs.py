@@ -51,7 +51,7 @@ class RefNews(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RefReport:
-    """A question or a piece of news about `ref`."""
+    """A question or news about `ref`."""
 
     news: RefNews
     ref: str

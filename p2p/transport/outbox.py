@@ -14,28 +14,28 @@ class BytesOutbox:
     """Body bytes in memory; `on_close` runs once, however it ends."""
 
     def __init__(self, on_close: Callable[[], None] | None = None) -> None:
-        self._pieces: deque[memoryview] = deque()
+        self._buffers: deque[memoryview] = deque()
         self._on_close = on_close
         self._drained: asyncio.Future[None] | None = None
         self.is_short = False
 
     def push(self, data: bytes) -> None:
         """Add bytes; the core is to be told by `offer`."""
-        self._pieces.append(memoryview(data))
+        self._buffers.append(memoryview(data))
 
     async def drained(self) -> None:
         """Wait until all that was pushed is with the kernel."""
-        if self._pieces:
+        if self._buffers:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
     def send(self, channel: Channel, head: memoryview, count: int) -> int:
         """Send `head` and then up to `count` body bytes; return how many bytes went."""
         buffers = [head] if head else []
-        for piece in self._pieces:
+        for buffer in self._buffers:
             if not count or len(buffers) == _BUFFERS_MAX:
                 break
-            part = piece[:count]
+            part = buffer[:count]
             buffers.append(part)
             count -= len(part)
         return channel.send(buffers)
@@ -43,18 +43,18 @@ class BytesOutbox:
     def advance(self, count: int) -> None:
         """So many body bytes are gone."""
         while count:
-            piece = self._pieces[0]
-            if count < len(piece):
-                self._pieces[0] = piece[count:]
+            buffer = self._buffers[0]
+            if count < len(buffer):
+                self._buffers[0] = buffer[count:]
                 return
-            count -= len(piece)
-            self._pieces.popleft()
-        if not self._pieces and self._drained is not None and not self._drained.done():
+            count -= len(buffer)
+            self._buffers.popleft()
+        if not self._buffers and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
     def close(self) -> None:
         """Let go of the body."""
-        self._pieces.clear()
+        self._buffers.clear()
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             on_close()

@@ -32,7 +32,7 @@ class ReplyStream:
         return self.blocks()
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        """Give bytes as they come, in pieces of any size.
+        """Give bytes as they come, in blocks of any size.
 
         Raises:
             PeerUnavailableError: the stream stalled or broke off.

@@ -79,10 +79,10 @@ def header_frames(stream_id: int, block: bytes, frame_bytes_max: int, *, ended: 
     kind, flags = int(Kind.HEADERS), END_STREAM if ended else 0
     at = 0
     while True:
-        piece = block[at : at + frame_bytes_max]
-        at += len(piece)
+        payload = block[at : at + frame_bytes_max]
+        at += len(payload)
         last = at >= len(block)
-        parts.append(frame(kind, flags | (END_HEADERS if last else 0), stream_id, piece))
+        parts.append(frame(kind, flags | (END_HEADERS if last else 0), stream_id, payload))
         if last:
             return b"".join(parts)
         kind, flags = int(Kind.CONTINUATION), 0
