@@ -1,7 +1,6 @@
 """A directory by its descriptor: every step of a path is opened without following a link."""
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -9,6 +8,7 @@ import shutil
 import stat
 from typing import Self
 
+from damselfly.cache.disk import write_all
 from damselfly.errors import IntegrityError
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -126,8 +126,7 @@ class Directory:
         temporary = temporary_name()
         fd = self.create(temporary)
         try:
-            if os.write(fd, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(fd, memoryview(data), 0)
             os.fchmod(fd, mode)
             os.fdatasync(fd)
         except OSError:

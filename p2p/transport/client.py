@@ -319,14 +319,22 @@ class Exchange:
 
     def _check_stall(self, stall_s: float) -> None:
         loop = asyncio.get_running_loop()
+        if loop.time() >= self._due_at(stall_s):
+            self._end.driver.look()
+        if self.is_finished or self._failure is not None:
+            return
+        due_at = self._due_at(stall_s)
+        if loop.time() >= due_at:
+            self.fail(PeerUnavailableError(f"{self}: nothing came for {stall_s:g} s"))
+        else:
+            self._stall_timer = loop.call_at(due_at, self._check_stall, stall_s)
+
+    def _due_at(self, stall_s: float) -> float:
         progress_at = self.progress_at
         for other in self._end.exchanges.values():
             if other.stream_id < self.stream_id and other.landed_bytes:
                 progress_at = max(progress_at, other.progress_at)
-        if loop.time() >= progress_at + stall_s:
-            self.fail(PeerUnavailableError(f"{self}: nothing came for {stall_s:g} s"))
-        else:
-            self._stall_timer = loop.call_at(progress_at + stall_s, self._check_stall, stall_s)
+        return progress_at + stall_s
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -110,6 +110,10 @@ class Driver:
             self.core.go_away(code, reason)
             self.poke()
 
+    def look(self) -> None:
+        """Read now what is too little to be woken for, before anybody calls the peer silent."""
+        self._run(self._on_readable)
+
     def abort(self, cause: Exception | None = None) -> None:
         """Close the socket at once."""
         if self.is_gone:

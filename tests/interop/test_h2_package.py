@@ -447,3 +447,24 @@ async def test_a_server_that_stops_in_the_middle_is_found_out() -> None:
         with pytest.raises(PeerUnavailableError, match="nothing came"):
             await pool.fetch_into(address, "/", memoryview(bytearray(10)), stall_s=0.05)
         await pool.close()
+
+
+async def test_bytes_too_few_to_be_woken_for_still_count_as_progress() -> None:
+    async def answer(server: Server, stream_id: int, _headers: dict[str, str]) -> None:
+        server.respond(stream_id)
+        # A frame that comes in drops, each of them below what the pool has itself woken for.
+        server.h2.send_data(stream_id, CONTENT[:16_000], end_stream=True)
+        data = server.h2.data_to_send()
+        for at in range(0, len(data), 1600):
+            server.writer.write(data[at : at + 1600])
+            await server.writer.drain()
+            await asyncio.sleep(0.05)
+
+    pool = PeerPool(Limits(wake_bytes=1 << 20, wake_bytes_min=1))
+    async with stranger(answer) as address:
+        buffer = memoryview(bytearray(16_000))
+        reply = await pool.fetch_into(address, "/", buffer, stall_s=0.25)
+        await pool.close()
+
+    assert reply.length == 16_000
+    assert buffer == CONTENT[:16_000]

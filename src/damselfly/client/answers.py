@@ -5,13 +5,11 @@ bytes are of the artifact's own bytes, before any protocol; seconds are duration
 time since 1970.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from damselfly.client.record import Record
 
 
-@dataclass(frozen=True, kw_only=True)
 class PullRequest(Record):
     """Pull what is at `ref`: all of it, or the files that some `include` and no `exclude` names."""
 
@@ -20,14 +18,12 @@ class PullRequest(Record):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
 class CancelRequest(Record):
     """Stop the pulls of a ref or an artifact."""
 
     target: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class VerifyRequest(Record):
     """Re-read and re-hash one artifact, or all; `repair` fetches what is bad again."""
 
@@ -35,14 +31,12 @@ class VerifyRequest(Record):
     repair: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class ArtifactRequest(Record):
     """Do something with one artifact."""
 
     artifact: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Progress(Record):
     """How far a pull has come.
 
@@ -65,7 +59,6 @@ class Progress(Record):
     waiting_for: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pulled(Record):
     """A pull ended well: `path` is a read-only view of the files in the store."""
 
@@ -82,7 +75,6 @@ class Pulled(Record):
     bytes_from_store: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class Cancelled(Record):
     """A pull that was stopped because somebody asked for it."""
 
@@ -90,7 +82,6 @@ class Cancelled(Record):
     artifact: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class HeldArtifact(Record):
     """An artifact in the store, whole or in part.
 
@@ -109,7 +100,6 @@ class HeldArtifact(Record):
     path: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class VerifyProgress(Record):
     """How far a verification has come; `repairing` once bad chunks are being fetched again."""
 
@@ -122,7 +112,6 @@ class VerifyProgress(Record):
     chunks_bad: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class BadChunk(Record):
     """Bytes on disk that are not what they should be: `length` bytes at `start` of file `path`."""
 
@@ -135,7 +124,6 @@ class BadChunk(Record):
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Verified(Record):
     """A verification ended: `chunks_bad` were found, of which `chunks_repaired` are well again."""
 
@@ -148,7 +136,6 @@ class Verified(Record):
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class Removed(Record):
     """An artifact is no longer in the store; what others share with it is."""
 
@@ -156,7 +143,6 @@ class Removed(Record):
     bytes_freed: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class Collected(Record):
     """What a collection of the unreferenced gave back."""
 
@@ -164,7 +150,6 @@ class Collected(Record):
     files: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class StoreStatus(Record):
     """The store: `bytes` are ours, `reserved_bytes` promised to pulls, `free_bytes` the disk's."""
 
@@ -178,7 +163,6 @@ class StoreStatus(Record):
     pins: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class PeerStatus(Record):
     """Another agent as this one sees it: `connected`, `resting` or `quarantined`."""
 
@@ -187,7 +171,6 @@ class PeerStatus(Record):
     zone: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Traffic(Record):
     """Bytes moved since the agent started."""
 
@@ -197,7 +180,6 @@ class Traffic(Record):
     bytes_served: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class Status(Record):
     """The agent at a glance; `state` is `starting`, `ready` or `draining`."""
 
@@ -213,7 +195,6 @@ class Status(Record):
     traffic: Traffic = Traffic()
 
 
-@dataclass(frozen=True, kw_only=True)
 class Check(Record):
     """One thing that a doctor looked at: `ok`, `warning` or `bad`, and what to do about it."""
 
@@ -223,7 +204,6 @@ class Check(Record):
     advice: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Setting(Record):
     """One setting in effect, and who set it (a flag, a variable, a file, or the default)."""
 
@@ -232,7 +212,6 @@ class Setting(Record):
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class Diagnosis(Record):
     """What a doctor found, and the configuration in effect."""
 
