@@ -54,8 +54,9 @@ class Descriptors:
         with self._lock:
             assert descriptor.users > 0, "released more often than acquired"
             descriptor.users -= 1
-            surplus = self._surplus()
-            if descriptor.users == 0 and self._open.get(descriptor.key) is not descriptor:
+            is_forgotten = self._open.get(descriptor.key) is not descriptor
+            surplus = self._surplus()  # It may be among these; then it was not forgotten.
+            if is_forgotten and not descriptor.users:
                 surplus.append(descriptor.fd)
         _close_all(surplus)
 

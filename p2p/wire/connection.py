@@ -65,8 +65,6 @@ from damselfly.p2p.wire.windows import ReceiveWindow, widen
 KEEPALIVE_PING = b"damselfl"
 _STREAMS_BEFORE_SETTINGS = 100
 _SMALL_DATA_BYTES = 64
-# A window of just the sink's length would stop a peer that pads short of its last byte.
-_PADDING_ROOM_BYTES = 4096
 _WORTHY_DATA_BYTES = 256  # a frame of ours that earns the peer its WINDOW_UPDATEs
 
 
@@ -324,7 +322,7 @@ class Connection:
         self._send_headers(stream, pairs, ended=ended)
         if sink is not None:
             stream.sink = sink
-            increment = stream.receive_window.enlarge(len(sink) + _PADDING_ROOM_BYTES)
+            increment = stream.receive_window.fit(len(sink))
             if increment:
                 self._control += frames.window_update_frame(stream.id, increment)
         return stream.id
@@ -600,7 +598,6 @@ class Connection:
             self._give_stream(stream, length - data_length)
         if not stream.uses_sink:
             return None
-        self._give_stream(stream, 0)
         assert stream.sink is not None
         return stream.sink[stream.landed : stream.landed + data_length]
 

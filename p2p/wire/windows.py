@@ -4,6 +4,9 @@ from damselfly.p2p.wire.codes import ErrorCode
 from damselfly.p2p.wire.frames import WINDOW_MAX
 from damselfly.p2p.wire.violation import StreamViolationError, ViolationError
 
+# What a fetch's window has above its length. A frame's padding takes 256 bytes at most.
+PADDING_ROOM_BYTES = 4096
+
 
 class ReceiveWindow:
     """How much the peer may send us, for a stream or the connection.
@@ -12,17 +15,20 @@ class ReceiveWindow:
     2. What was consumed is owed to the peer.
     3. The debt is paid in one WINDOW_UPDATE when it reaches half of the window, so that a window
        of 64 MiB costs two frames per 64 MiB and the peer never stands still.
-    4. It is paid earlier when less than it is left. A fetch never gives back what fills its sink,
-       only padding: that may stay below half for ever, and yet be what the last bytes lack.
+    4. A fetch (`fit`) never gives back what fills its sink, only padding, and half a window of that
+       might never be owed while the last bytes lack it. So such a window is a little larger than
+       the sink, and debts of half of that are paid. Paying whenever little is left would do too,
+       and make a peer that fills its window send ever smaller frames.
     """
 
-    __slots__ = ("left", "owed", "size", "stream_id")
+    __slots__ = ("_pays_at", "left", "owed", "size", "stream_id")
 
     def __init__(self, size: int, stream_id: int = 0) -> None:
         self.size = size
         self.left = size
         self.owed = 0
         self.stream_id = stream_id
+        self._pays_at = (size + 1) // 2
 
     def take(self, count: int) -> None:
         """Account for a frame that has begun to arrive.
@@ -42,19 +48,16 @@ class ReceiveWindow:
     def give(self, count: int) -> int:
         """Note consumption; return the increment to announce now, or 0."""
         self.owed += count
-        return self.pay()
-
-    def pay(self) -> int:
-        """Return the increment to announce now, or 0."""
-        if self.owed * 2 < self.size and self.owed <= self.left:
+        if self.owed < self._pays_at:
             return 0
         increment, self.owed = self.owed, 0
         self.left += increment
         return increment
 
-    def enlarge(self, size: int) -> int:
-        """Raise the window to `size`; return the increment to announce, or 0."""
-        increment = max(0, size - self.size)
+    def fit(self, length: int) -> int:
+        """Make room for a body that goes into a sink; return the increment to announce, or 0."""
+        increment = max(0, length + PADDING_ROOM_BYTES - self.size)
+        self._pays_at = PADDING_ROOM_BYTES // 2
         self.size += increment
         self.left += increment
         return increment

@@ -7,7 +7,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from damselfly.client.answers import (
@@ -82,7 +82,7 @@ class MemoryNode:
 
     async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
         ref = str(Ref.parse(request.ref))
-        request = replace(request, ref=ref)
+        request = request.but(ref=ref)
         pull = self._pulls.get(request)
         if pull is None:
             pull = self._pulls[request] = _Pull(Progress(ref=ref))
@@ -151,7 +151,7 @@ class MemoryNode:
         return self.root / artifact.removeprefix("blake3:")
 
     def _tell(self, pull: _Pull, **changes: object) -> None:
-        pull.progress = replace(pull.progress, **changes)  # type: ignore[arg-type]
+        pull.progress = pull.progress.but(**changes)
         changed, pull.changed = pull.changed, asyncio.Event()
         changed.set()
 
@@ -205,7 +205,7 @@ class MemoryNode:
         return self._set_pin(artifact, pinned=False)
 
     def _set_pin(self, artifact: str, *, pinned: bool) -> HeldArtifact:
-        item = replace(self._find(artifact), pinned=pinned)
+        item = self._find(artifact).but(pinned=pinned)
         self.held[item.artifact] = item
         return item
 

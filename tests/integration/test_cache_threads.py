@@ -2,6 +2,8 @@
 
 import random
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def together(*works: Callable[[], None]) -> None:
     def run(work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as exc:  # noqa: BLE001 - handed to the test's own thread
+        except BaseException as exc:
             failures.append(exc)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
@@ -92,24 +94,32 @@ def test_pulls_views_and_removals_at_once_never_show_a_broken_file(tmp_path: Pat
     ]
     known = {Digest.of(chunk): chunk for of in samples for chunk in of.chunks}
     with Store.open(tmp_path / "store", LIMITS, SystemClock()) as store:
+        removed = Counter[str]()
+
+        def is_enough() -> bool:
+            return all(removed[of.plan.ref] >= 8 for of in samples)
 
         def pull_often(of: Sample) -> None:
-            for turn in range(25):
+            turn = 0
+            while not is_enough():
+                turn += 1
                 digests = [None] * of.plan.chunk_count if turn % 2 else of.digests
                 with store.ingest(of.plan, digests, of.everything) as ingest:
                     write_all(ingest, of)
                     ingest.seal(of.manifest)
+                time.sleep(0)
 
         def remove_often(of: Sample) -> None:
-            for _ in range(40):
+            while not is_enough():
                 try:
                     store.view(of.manifest.digest)
                     store.remove(of.manifest.digest)
+                    removed[of.plan.ref] += 1
                 except (ArtifactNotFoundError, LeaseHeldError):
-                    continue
+                    time.sleep(0)
 
         def read_often() -> None:
-            for _ in range(100):
+            while not is_enough():
                 for digest, chunk in known.items():
                     assert served(store, digest) in {None, chunk}
 

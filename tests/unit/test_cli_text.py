@@ -14,7 +14,7 @@ from damselfly.cli.quantities import (
     share_text,
 )
 from damselfly.cli.table import print_table
-from damselfly.cli.terminal import plain, shorten
+from damselfly.cli.terminal import plain, safe_ref, shorten
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,19 @@ def test_shortened_text_fits_and_keeps_its_ends(text: str, width: int) -> None:
 def test_plain_text_commands_no_terminal(text: str) -> None:
     assert plain(text).isprintable()
     assert len(plain(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("ref", "shown"),
+    [
+        ("https://host/m/", "https://host/m/"),
+        ("https://host/m/#blake3:00", "https://host/m/#blake3:00"),
+        ("https://host/m?X-Amz-Signature=abc#blake3:00", "https://host/m?...#blake3:00"),
+        ("https://host/m?sig=a?b", "https://host/m?..."),
+    ],
+)
+def test_a_ref_is_shown_without_what_may_be_a_signature(ref: str, shown: str) -> None:
+    assert safe_ref(ref) == shown
 
 
 def test_columns_are_aligned_and_numbers_to_the_right() -> None:

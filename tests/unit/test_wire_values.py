@@ -50,14 +50,28 @@ def test_a_window_pays_its_debt_when_half_is_owed() -> None:
     assert window.left == 100
 
 
-def test_a_window_pays_its_debt_when_little_is_left() -> None:
-    window = ReceiveWindow(100)
-    window.take(85)
+@pytest.mark.parametrize("sink", [10, 5000, 60_000, 65_535, 300_000])
+@pytest.mark.parametrize("pad", [1, 256])
+def test_a_fetch_of_padded_frames_never_stands_still(sink: int, pad: int) -> None:
+    window = ReceiveWindow(65_535)
+    window.fit(sink)
+    left = sink
 
-    payments = [window.give(count) for count in (10, 10, 10)]
+    while left:
+        count = min(left, 1000)
+        assert window.left >= count + pad
+        window.take(count + pad)
+        left -= count
+        window.give(pad)
 
-    assert payments == [0, 20, 0]
-    assert window.left == 35
+
+def test_a_reader_in_small_pieces_does_not_make_small_updates() -> None:
+    window = ReceiveWindow(1000)
+    window.take(1000)
+
+    payments = [window.give(10) for _ in range(100)]
+
+    assert [one for one in payments if one] == [500, 500]
 
 
 def test_a_window_that_is_overrun_tells_whose_it_is() -> None:

@@ -6,7 +6,7 @@ TARGET is the ref that is being pulled, the artifact's digest, or at least 6 dig
 from argparse import ArgumentParser, Namespace
 
 from damselfly.cli.flags import add_client_flags, client_of, print_json
-from damselfly.cli.terminal import plain
+from damselfly.cli.terminal import plain, safe_ref
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -22,5 +22,5 @@ def run(args: Namespace) -> int:
         print_json({"cancelled": [item.to_json() for item in cancelled]})
         return 0
     for item in cancelled:
-        print(plain(f"cancelled the pull of {item.ref}"))
+        print(plain(f"cancelled the pull of {safe_ref(item.ref)}"))
     return 0

@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from damselfly.cli.flags import add_client_flags, client_of, print_json
 from damselfly.cli.quantities import age_text, bytes_text, share_text
 from damselfly.cli.table import print_table
+from damselfly.cli.terminal import safe_ref
 from damselfly.client.answers import HeldArtifact
 
 DIGITS = 12
@@ -56,5 +57,5 @@ def _row(item: HeldArtifact, now_ns: int) -> tuple[str, ...]:
         str(item.files),
         ", ".join(keepers) or "-",
         age_text(item.used_ns, now_ns),
-        " ".join(item.refs) or "-",
+        " ".join(map(safe_ref, item.refs)) or "-",
     )

@@ -7,9 +7,8 @@ neither flickers nor wraps. Elsewhere (a log, a CI job) a plain line is written 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TextIO
+from typing import NamedTuple, Self, TextIO
 
 from damselfly.cli.quantities import bytes_text, countdown_text, rate_text, share_text
 from damselfly.cli.terminal import (
@@ -37,8 +36,7 @@ BAR_CELLS_MAX = 40
 SOURCE_COLOURS = {"origin": YELLOW, "peers": GREEN, "store": BLUE}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moment:
+class Moment(NamedTuple):
     """How far something is: what it does, its bytes, and of those, how many came from where."""
 
     doing: str

@@ -159,7 +159,8 @@ def _farewell(stage: str, args: Namespace) -> str:
             )
         case _:
             socket = f" --socket {args.socket}" if args.socket else ""
+            ref = "REF" if "?" in args.ref else args.ref  # A query may be a signature.
             return (
                 "interrupted, but the pull goes on in the agent: the same command joins it,"
-                f" `damselfly cancel{socket} {args.ref}` stops it"
+                f" `damselfly cancel{socket} {ref}` stops it"
             )

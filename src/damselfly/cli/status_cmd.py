@@ -7,7 +7,7 @@ from collections import Counter
 from damselfly.cli.flags import add_client_flags, client_of, print_json
 from damselfly.cli.quantities import bytes_text, seconds_text, share_text
 from damselfly.cli.table import print_table
-from damselfly.cli.terminal import BOLD, GREEN, RED, YELLOW, is_coloured, paint, plain
+from damselfly.cli.terminal import BOLD, GREEN, RED, YELLOW, is_coloured, paint, plain, safe_ref
 from damselfly.client.answers import Progress, Status
 
 STATE_COLOURS = {"ready": GREEN, "starting": YELLOW, "draining": YELLOW}
@@ -89,5 +89,5 @@ def _row(pull: Progress) -> tuple[str, ...]:
         bytes_text(pull.bytes_from_store),
         str(pull.peers),
         seconds_text(pull.seconds),
-        pull.ref,
+        safe_ref(pull.ref),
     )

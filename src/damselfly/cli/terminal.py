@@ -51,6 +51,13 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def safe_ref(ref: str) -> str:
+    """A ref for people: what its query holds may be a signature, and screens are looked at."""
+    place, question, rest = ref.partition("?")
+    _, hash_, pin = rest.partition("#")
+    return f"{place}?...{hash_}{pin}" if question else ref
+
+
 def shorten(text: str, width: int) -> str:
     """Text of at most `width` characters: its middle is what is left out."""
     if len(text) <= width:
