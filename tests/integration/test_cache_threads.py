@@ -22,7 +22,7 @@ def together(*works: Callable[[], None]) -> None:
     def run(work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as exc:  # noqa: BLE001 - handed to the test's own thread
+        except BaseException as exc:
             failures.append(exc)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
