@@ -59,6 +59,14 @@ class FileRow:
         """It has every chunk and lies in `files/`: views may link it."""
         return self.is_placed and self.has_all
 
+    def lies_elsewhere(self, before: "FileRow") -> bool:
+        """Its inode may be under another name than it was."""
+        return (self.content, self.is_placed, self.ino) != (
+            before.content,
+            before.is_placed,
+            before.ino,
+        )
+
     @property
     def was_repaired(self) -> bool:
         """It is whole again, but has not been re-read since."""

@@ -177,6 +177,22 @@ class Files:
             os.close(fd)
         raise FileNotFoundError(f"{self.name_of(row)} is gone, or was replaced")
 
+    def open_by_id(self, file: int) -> tuple[FileRow, int]:
+        """Open a file of which only the id is known; a seal may be moving it meanwhile.
+
+        Raises:
+            FileNotFoundError: it is gone, or another inode has its name.
+        """
+        row = self.catalog.file(file)
+        while row is not None:
+            try:
+                return row, self.open(row)
+            except FileNotFoundError:
+                before, row = row, self.catalog.file(file)
+                if row is not None and not row.lies_elsewhere(before):
+                    raise
+        raise FileNotFoundError(f"partial/{file}")
+
     def _places(self, row: FileRow) -> list[tuple[Directory, str]]:
         """Where it may lie: files move from the first to the second, so we look in that order."""
         places = [] if row.is_placed else [(self.partial, str(row.id))]
@@ -191,10 +207,7 @@ class Files:
         return f"partial/{row.id}"
 
     def _open_writable(self, file: int) -> int:
-        row = self.catalog.file(file)
-        if row is None:
-            raise FileNotFoundError(f"partial/{file}")
-        fd = self.open(row)
+        _, fd = self.open_by_id(file)
         try:
             return disk.open_writable(fd)
         finally:
@@ -231,7 +244,7 @@ class Files:
         with self._lock:
             self._reading[row.id] += 1
         try:
-            descriptor = self._readers.acquire(row.id, lambda: self.open(row))
+            descriptor = self._readers.acquire(row.id, lambda: self.open_by_id(row.id)[1])
         except FileNotFoundError:
             self._end_reading(row.id)
             self._suspect(row)  # Unless an eviction took it just now: then there is no row.
@@ -326,7 +339,9 @@ class Files:
         Raises:
             OSError: the disk refuses.
         """
-        descriptor = self._writers.acquire(filling.id, lambda: self._open_writable(filling.id))
+        descriptor = self._writer(filling)
+        if descriptor is None:
+            return False
         try:
             disk.write_all(descriptor.fd, data, start)
         finally:
@@ -342,7 +357,9 @@ class Files:
         it should be.
         """
         length = source.length
-        descriptor = self._writers.acquire(filling.id, lambda: self._open_writable(filling.id))
+        descriptor = self._writer(filling)
+        if descriptor is None:
+            return None
         try:
             with self.scratch.take() as buffer:
                 data = buffer[:length]
@@ -359,6 +376,15 @@ class Files:
         finally:
             self._writers.release(descriptor)
         return True if self._commit(filling, number, start, length, digest) else None
+
+    def _writer(self, filling: Filling) -> Descriptor | None:
+        try:
+            return self._writers.acquire(filling.id, lambda: self._open_writable(filling.id))
+        except FileNotFoundError:
+            with filling.lock:  # A merge holds it from forgetting the file to naming the successor.
+                if filling.successor is None:
+                    raise
+            return None
 
     def _commit(
         self, filling: Filling, number: int, start: int, length: int, digest: Digest

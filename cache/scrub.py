@@ -34,13 +34,16 @@ class Scrub:
 
     def check(self, row: FileRow, on_bytes: Callable[[int], None] | None = None) -> list[Bad]:
         """Hash every chunk that a file has, drop the wrong ones, believe the rest again."""
-        chunks = self._files.catalog.chunks(row.id)
-        fd = self._open(row)
-        if fd is None:
-            if self._files.catalog.file(row.id) is not None:  # Otherwise an eviction took it.
+        while (fd := self._open(row)) is None:
+            known, now = row, self._files.catalog.file(row.id)
+            if now is None:
+                return []  # An eviction took it.
+            row = now
+            if not row.lies_elsewhere(known):
+                chunks = self._files.catalog.chunks(row.id)
                 self._files.lose(row)
                 return [Bad(chunk, None) for chunk in chunks]
-            return []
+        chunks = self._files.catalog.chunks(row.id)
         try:
             before = os.fstat(fd)
             seemed_right = self._files.looks_right(row, before) and not (

@@ -85,25 +85,22 @@ class Syncer:
             if not noted:
                 return
             with disk.disk_errors("writing chunks back to disk"):
-                for file in noted:
-                    self._sync_file(file)
+                synced = [file for file in noted if self._sync_file(file)]
                 os.fsync(self._files.partial.fd)
                 os.fsync(self._files.files.fd)
             with self._files.catalog.change() as change:
-                for file, numbers in noted.items():
-                    change.set_synced(file, numbers)
+                for file in synced:
+                    change.set_synced(file, noted[file])
             self._files.catalog.checkpoint()
 
-    def _sync_file(self, file: int) -> None:
-        row = self._files.catalog.file(file)
-        if row is None:
-            return  # Evicted meanwhile.
+    def _sync_file(self, file: int) -> bool:
         try:
-            fd = self._files.open(row)
+            row, fd = self._files.open_by_id(file)
         except FileNotFoundError:
-            return
+            return False  # Evicted meanwhile, or lost.
         try:
             # `fsync`, not `fdatasync`, once it is placed: its mtime is compared after a power cut.
             (os.fsync if row.is_placed else os.fdatasync)(fd)
         finally:
             os.close(fd)
+        return True

@@ -82,6 +82,12 @@ class HomeLimits:
     """A member whose origin failed rests so long, twice as long each time."""
     rest_s_max: float = 30.0
     accusers_min: int = 2
+    slow_factor: float = 3.0
+    slow_members_min: int = 3
+    slow_s: float = 30.0
+    """So long a slow member is passed over before it is tried again."""
+    adopted_max: int = 16
+    """Claims of another home that a member may bring along."""
     live_interval_s: float = 0.01
     sweep_interval_s: float = 0.5
     members_max: int = 4096
@@ -98,11 +104,13 @@ class Tell:
 
 @dataclass(slots=True, eq=False)
 class _Claim:
-    agent: AgentID
+    member: "_Member"
     bits: int
     """What is left of the run. Invariant: in no other claim of this home."""
     received_bytes: int
     moved_s: float
+    is_contested: bool = False
+    """Others say that they hold the chunk, but its claimant could get it from none of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +137,8 @@ class _Member:
     failures: int = 0
     first_byte_s: float | None = None
     chunk_s: float | None = None
+    timed_s: float = 0.0
+    """When it first told `chunk_s`."""
     follows: dict[AgentID, int] = field(default_factory=dict[AgentID, int])
     """Whom it was told to follow, and how strongly drawn to each other the two are."""
     has_unseen: bool = False
@@ -286,7 +296,7 @@ class Home:
     @property
     def claims(self) -> tuple[tuple[AgentID, int], ...]:
         """Who may fetch which chunks from the origin."""
-        return tuple((claim.agent, claim.bits) for claim in self._claims)
+        return tuple((claim.member.agent, claim.bits) for claim in self._claims)
 
     @property
     def claims_max(self) -> int:
@@ -365,13 +375,22 @@ class Home:
     def _forget(self, member: _Member) -> None:
         del self._members[member.agent]
         self._suspects.discard(member.agent)
-        for claim in member.claims:
+        for claim in member.claims[:]:
             self._end(claim)
-        member.claims.clear()
         for other in self._members.values():
             if other.follows.pop(member.agent, None) is not None:
                 self._tell_change(other, left=member.agent)
+                if len(other.follows) < FOLLOWED_MAX // 2:
+                    self._refill(other)
         self._count_held()
+
+    def _refill(self, member: _Member) -> None:
+        """Many of those a member followed have left a large swarm: find it others."""
+        strangers = self._members.keys() - member.follows.keys() - {member.agent}
+        drawn = sorted((pair_score(member.agent, agent), agent) for agent in strangers)
+        for strength, agent in drawn[-(FOLLOWED_MAX - len(member.follows)) :]:
+            member.follows[agent] = strength
+            self._tell_change(member, joined=self._members[agent])
 
     def _count_held(self) -> None:
         held = 0
@@ -390,10 +409,13 @@ class Home:
         member.room = report.room
         if report.first_byte_s is not None:
             member.first_byte_s = report.first_byte_s
-        if report.chunk_s is not None:
+        if report.chunk_s is not None and report.chunk_s != member.chunk_s:
             member.chunk_s = report.chunk_s
+            member.timed_s = now
         if report.state is not None:
             self._take_state(member, report.state, now)
+        if report.done:
+            member.failures = 0
         for index, digest in report.done:
             if self._learn(member, index, digest):
                 self._hold(member, 1 << index)
@@ -473,32 +495,35 @@ class Home:
                 claim = self._adopt(member, bits, entry.received_bytes, now)
                 if claim is None:
                     continue
-            elif claim in listed:
+            elif claim in listed or not (claim.is_contested or bits & ~self._held):
                 continue
             elif (
                 bits & claim.bits != claim.bits
                 or entry.received_bytes - claim.received_bytes >= self._limits.claim_moved_bytes_min
             ):
-                if member.failures and bits & claim.bits != claim.bits:
-                    member.failures = 0
+                self._claimed &= ~claim.bits | bits
                 claim.moved_s = now
                 claim.received_bytes = entry.received_bytes
                 claim.bits &= bits
             listed.append(claim)
         if len(listed) < len(member.claims):
-            for claim in member.claims:
+            for claim in member.claims[:]:
                 if claim not in listed:
-                    self._end(claim, is_counted=False)
-            member.claims = listed
-        self._count_claimed()
+                    self._end(claim)
 
     def _adopt(self, member: _Member, bits: int, received_bytes: int, now: float) -> _Claim | None:
         """Go on with a claim that another home granted, unless somebody here is at it."""
+        limits = self._limits
         free = bits & ~self._claimed & ~self._held
-        if not free or len(member.claims) >= self.claims_max or not member.claims_well:
+        if (
+            not free
+            or free.bit_count() > limits.run_count_max
+            or len(member.claims) >= limits.adopted_max
+            or not member.claims_well
+        ):
             return None
         self.has_adopted = True
-        claim = _Claim(member.agent, free, received_bytes, now)
+        claim = _Claim(member, free, received_bytes, now)
         self._claims.append(claim)
         self._claimed |= free
         member.claims.append(claim)
@@ -507,16 +532,10 @@ class Home:
                 self._granted.setdefault(index, set()).add(member.agent)
         return claim
 
-    def _end(self, claim: _Claim, *, is_counted: bool = True) -> None:
+    def _end(self, claim: _Claim) -> None:
         self._claims.remove(claim)
-        if is_counted:
-            self._count_claimed()
-
-    def _count_claimed(self) -> None:
-        claimed = 0
-        for claim in self._claims:
-            claimed |= claim.bits
-        self._claimed = claimed
+        claim.member.claims.remove(claim)
+        self._claimed &= ~claim.bits
 
     def _accuse_dead(self, accused: _Member, now: float) -> None:
         accused.is_accused_dead = True
@@ -554,7 +573,7 @@ class Home:
             found = self._holders_of(lack, member)
             if found:
                 holders.append((lack.index, found))
-            elif not member.have >> lack.index & 1:
+            elif (self._held & ~member.have) >> lack.index & 1:
                 contested |= 1 << lack.index
         grants: tuple[Run, ...] = ()
         if self._is_young:
@@ -591,14 +610,12 @@ class Home:
 
     def _revoked(self, member: _Member, report: Report) -> tuple[Run, ...]:
         """What it fetches and others hold: it is told to stop, and asks them."""
+        if not report.open:
+            return ()
         mine = 0
         for claim in member.claims:
             mine |= claim.bits
-        return tuple(
-            entry.run
-            for entry in report.open
-            if not entry.run.bits & mine & ~member.have and entry.run.bits & ~member.have
-        )
+        return tuple(entry.run for entry in report.open if not entry.run.bits & mine)
 
     def _grant(
         self, member: _Member, urgent: int | None, contested: int, now: float
@@ -613,7 +630,7 @@ class Home:
             ahead = free >> start
             count = min(count_max, ((ahead + 1) & ~ahead).bit_length() - 1)
             run = Run(start, count)
-            claim = _Claim(member.agent, run.bits, 0, now)
+            claim = _Claim(member, run.bits, 0, now, bool(run.bits & contested))
             assert not self._claimed & run.bits, "one live claim for a chunk"
             self._claims.append(claim)
             self._claimed |= run.bits
@@ -638,6 +655,8 @@ class Home:
         ):
             return 0
         share = self._share()
+        if self._is_slow(member, now):
+            return 0
         if self._is_unsettled:
             share = min(share, self._limits.settling_claims_max)
         return min(member.room, share - len(member.claims), self.claims_max - len(self._claims))
@@ -652,6 +671,22 @@ class Home:
             and member.agent not in self._suspects
         )
         return max(1, -(-self.claims_max // max(1, claimants)))
+
+    def _is_slow(self, member: _Member, now: float) -> bool:
+        """Chunks from the origin take it far longer than they take most others.
+
+        It would be the only holder of what it reads, and as slow to hand it on.
+        """
+        if member.chunk_s is None or now - member.timed_s > self._limits.slow_s:
+            return False
+        times_s = sorted(
+            other.chunk_s
+            for other in self._members.values()
+            if other.chunk_s is not None and other.claims_well
+        )
+        if len(times_s) < self._limits.slow_members_min:
+            return False
+        return member.chunk_s > self._limits.slow_factor * times_s[len(times_s) // 2]
 
     def _free(self, member: _Member) -> int:
         return member.wanted & ~member.have & ~self._held & ~self._claimed
@@ -689,7 +724,6 @@ class Home:
                 self._forget(member)
         for claim in list(self._claims):
             if now - claim.moved_s > limits.claim_patience_s:
-                self._members[claim.agent].claims.remove(claim)
                 self._end(claim)
 
     def _look_for_claimants(self, now: float) -> None:

@@ -162,7 +162,7 @@ class Report:
     first_byte_s: float | None = None
     """How long the origin took to begin its latest answer."""
     chunk_s: float | None = None
-    """How long a chunk took once its answer had begun."""
+    """How long a chunk of the mean size takes from the origin, once its answer has begun."""
     next_s: float = 1.0
     """When to expect the next report at the latest."""
     sealed: Digest | None = None

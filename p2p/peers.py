@@ -45,8 +45,6 @@ class Peers:
         self._peers: dict[AgentID, Peer] = {}
         self.copies = [0] * chunk_count
         """Of each chunk among the followed peers, except those who hold everything."""
-        self.held = 0
-        """An upper bound of what the followed peers hold: it only grows between `recount`s."""
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -76,20 +74,19 @@ class Peers:
         have = peer.have if line.have is None else line.have
         if line.have is None and not line.lost and have != self._full:
             fresh = self._count_got(have, line.got)
-            have |= fresh
-            peer.have = have
-            if have == self._full:
-                self._count(have, -1)
-        else:
-            for index in line.got:
-                have |= 1 << index
-            for index in line.lost:
-                have &= ~(1 << index)
-            fresh = have & ~peer.have
-            self._recount(peer, have)
+            peer.have = have | fresh
+            if peer.have == self._full:
+                self._count(peer.have, -1)
+            if not peer.quarantined_until_s:
+                peer.offered |= fresh & ~peer.avoided
+            return fresh & peer.offered
+        for index in line.got:
+            have |= 1 << index
+        for index in line.lost:
+            have &= ~(1 << index)
+        self._recount(peer, have)
         before = peer.offered
         self.refresh(peer)
-        self.held |= fresh
         return peer.offered & ~before
 
     def forget_chunks(self, peer: Peer) -> None:

@@ -34,8 +34,9 @@ quarantined. Lateness never quarantines: the late peer may be the last one who h
 Rule 8. A reader's urgent chunk goes before everything, past the limit on asks if need be.
 """
 
+import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from damselfly.model.bitmap import indexes_of
@@ -142,6 +143,7 @@ class Planner:
 
     `digests` holds every index for a sealed manifest, and at first contact what an earlier run of
     ours found out. `have` is part of what has a digest; `wanted` may be any set, held or not.
+    `lengths` are the chunks' in bytes, where they differ.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class Planner:
         is_sealed: bool,
         can_claim: bool = True,
         zone: str = "",
+        lengths: Sequence[int] | None = None,
         limits: PlannerLimits | None = None,
         now: float,
     ) -> None:
@@ -172,6 +175,8 @@ class Planner:
         """The artifact's digest, as soon as anybody has sealed the manifest."""
         self.disputed = 0
         """Chunks whose bytes, as we read them from the origin, are not those the swarm means."""
+        self._lengths = lengths
+        self._mean_bytes = sum(lengths) / max(1, chunk_count) if lengths is not None else 1.0
         self._is_sealed = is_sealed
         self._can_claim = can_claim
         self._zone = zone
@@ -211,9 +216,11 @@ class Planner:
         self._has_given_up = False
         self._has_left = False
         self._actions: deque[Action] = deque()
+        self._wake_s = math.inf
+        """When the first peer has rested that we could ask."""
         self._is_dirty = True
         self._now = now
-        self._mind_end()  # Whoever starts with everything is a seed from the beginning.
+        self._mind_end()  # Whoever starts with everything is a holder from the beginning.
 
     # --- facts: the home -----------------------------------------------------------
 
@@ -341,7 +348,7 @@ class Planner:
             rest_s = max(retry_after_s, limits.busy_s_min) * 2 ** min(peer.busies, 8)
             rest_s = min(rest_s, limits.busy_s_max)
             peer.busies += 1
-            peer.rests_until_s = max(peer.rests_until_s, now + rest_s)
+            self._rest(peer, rest_s)
         elif failure is AskFailure.MISSING:
             self._peers.avoid(peer, ask.index)
         elif failure is AskFailure.CORRUPT:
@@ -349,7 +356,7 @@ class Planner:
         elif failure is AskFailure.DEAD:
             self._rest_dead(peer)
         else:
-            peer.rests_until_s = max(peer.rests_until_s, now + limits.stall_s)
+            self._rest(peer, limits.stall_s)
         self._is_dirty = True
 
     # --- facts: the origin -----------------------------------------------------------
@@ -377,7 +384,7 @@ class Planner:
         if run is None or not run.bits >> index & 1:
             return  # The run was cancelled meanwhile.
         if run.is_answered:
-            self._chunk_s = now - run.began_s
+            self._time_chunk(index, now - run.began_s)
         run.began_s = self._moved_s = now
         run.bits &= ~(1 << index)
         self._fetching &= ~(1 << index)
@@ -479,6 +486,11 @@ class Planner:
             self._mind_home()
         if now >= self._check_s:
             self._check()
+        if now >= self._wake_s:
+            self._wake_s = min(
+                (peer.rests_until_s for peer in self._peers if peer.rests_until_s > now),
+                default=math.inf,
+            )
         self._is_dirty = True
 
     # --- commands ------------------------------------------------------------------------
@@ -502,13 +514,15 @@ class Planner:
         deadline = self._reporter.next_deadline()
         if not self._is_finished:
             deadline = self._check_s if deadline is None else min(deadline, self._check_s)
-            if len(self._asks) < self._limits.asks_max:
-                for peer in self._peers:
-                    if self._now < peer.rests_until_s < deadline and peer.offered:
-                        deadline = peer.rests_until_s
+            deadline = min(deadline, self._wake_s)
         return deadline
 
     # --- for the shell to look at ----------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """There may be something to do: a shell with many facts at once need not drain each."""
+        return self._is_dirty or bool(self._actions) or self._reporter.is_due(self._now)
 
     @property
     def is_complete(self) -> bool:
@@ -602,7 +616,7 @@ class Planner:
             is_sealed=self._is_sealed,
             can_claim=self._can_claim and not self._is_denied,
             zone=self._zone,
-            peers=tuple(self._listed),
+            peers=(*self._listed, *self._reporter.shunned),
         )
 
     def _standing(self) -> Standing:
@@ -702,8 +716,13 @@ class Planner:
         rest_s = min(limits.dead_rest_s * 2 ** min(peer.failures, 16), limits.dead_rest_s_max)
         peer.failures += 1
         peer.is_dead = True
-        peer.rests_until_s = max(peer.rests_until_s, self._now + rest_s)
+        self._rest(peer, rest_s)
         self._reporter.found_dead(peer.agent)
+
+    def _rest(self, peer: Peer, rest_s: float) -> None:
+        """Leave a peer alone for a while."""
+        peer.rests_until_s = max(peer.rests_until_s, self._now + rest_s)
+        self._wake_s = min(self._wake_s, peer.rests_until_s)
 
     def _mistrust(self, peer: Peer, index: int) -> None:
         limits = self._limits
@@ -809,6 +828,8 @@ class Planner:
         if not others:
             del self._asks_of[ask.index]
             self._asked &= ~(1 << ask.index)
+        if not ask.peer.asks and ask.peer.agent not in self._listed and not ask.peer.corrupt:
+            self._peers.part(ask.peer.agent)
         self._is_dirty = True
 
     def _cancel(self, ask: _Ask) -> None:
@@ -840,6 +861,15 @@ class Planner:
         self._is_dirty = True
 
     # --- the origin -------------------------------------------------------------------------------
+
+    def _time_chunk(self, index: int, took_s: float) -> None:
+        """Learn how long a chunk of the mean size takes from the origin."""
+        if self._lengths is not None:
+            length = self._lengths[index]
+            if 2 * length < self._mean_bytes:
+                return  # A small one tells of delays, not of rates.
+            took_s *= self._mean_bytes / length
+        self._chunk_s = took_s if self._chunk_s is None else (self._chunk_s + took_s) / 2
 
     def _begin(self, run: Run) -> None:
         """Work on a claim, or on what of it we still miss."""
@@ -897,8 +927,11 @@ class Planner:
         limits = self._limits
         now = self._now
         hedges = sum(ask.is_hedge for ask in self._asks.values())
-        is_starved = len(self._asks) < self._limits.asks_max and not (
-            self._missing() & self._known & self._peers.held
+        offered = 0
+        for peer in self._peers:
+            offered |= peer.offered
+        is_starved = len(self._asks) < limits.asks_max and not (
+            self._missing() & self._known & offered
         )
         late_s = max(limits.hedge_s_min, limits.hedge_factor * self._usual_s)
         for ask in list(self._asks.values()):
@@ -906,9 +939,10 @@ class Planner:
                 return
             if len(self._asks_of[ask.index]) > 1:
                 continue
-            is_late = is_starved and now - ask.asked_s > late_s
+            is_urgent = ask.index in self._urgent and now - ask.asked_s > limits.hedge_s_min
+            is_late = is_urgent or (is_starved and now - ask.asked_s > late_s)
             if is_late or now - ask.moved_s > limits.stall_s:
-                peer = self._holder_of(ask.index, ask.peer)
-                if peer is not None:
-                    self._ask(peer, ask.index, is_hedge=True)
+                other = self._holder_of(ask.index, ask.peer)
+                if other is not None:
+                    self._ask(other, ask.index, is_hedge=True)
                     hedges += 1

@@ -131,6 +131,11 @@ class Reporter:
         self.home_boot: str | None = None
         """Of the home that knows us; None before its first answer."""
 
+    @property
+    def shunned(self) -> tuple[AgentID, ...]:
+        """Homes that did not answer of late: who takes their place should wait for the others."""
+        return tuple(self._shunned)
+
     # --- facts ---------------------------------------------------------------
 
     def view_changed(self, agents: Collection[AgentID], now: float) -> None:

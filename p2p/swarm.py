@@ -181,6 +181,7 @@ class Swarm:
             is_sealed=is_sealed,
             can_claim=open_span is not None,
             zone=me.zone,
+            lengths=plan.lengths,
             limits=around.planner_limits,
             now=now,
         )

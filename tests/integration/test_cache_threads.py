@@ -17,8 +17,8 @@ from tests.conformance.store import Sample, noise, pull, sample, served, tree, w
 LIMITS = Limits(keep_free_bytes=0, free_again_bytes=0, open_files_max=3, sync_interval_s=0.01)
 
 
-def together(*works: Callable[[], None]) -> None:
-    """Run each in a thread, and raise what one of them raised."""
+def together(stop: threading.Event, *works: Callable[[], None]) -> None:
+    """Run each in a thread; when one fails, tell the others to stop, and raise what it raised."""
     failures: list[BaseException] = []
 
     def run(work: Callable[[], None]) -> None:
@@ -26,6 +26,7 @@ def together(*works: Callable[[], None]) -> None:
             work()
         except BaseException as exc:
             failures.append(exc)
+            stop.set()
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]
     for thread in threads:
@@ -61,7 +62,7 @@ def test_chunks_are_written_served_and_scrubbed_at_once(tmp_path: Path) -> None:
 
         def write_all_parts() -> None:
             try:
-                together(*(lambda part=part: write(part) for part in range(4)))
+                together(is_done, *(lambda part=part: write(part) for part in range(4)))
             finally:
                 is_done.set()
 
@@ -75,7 +76,7 @@ def test_chunks_are_written_served_and_scrubbed_at_once(tmp_path: Path) -> None:
                 assert store.verify().bad == ()
                 store.usage()
 
-        together(write_all_parts, read, scrub)
+        together(is_done, write_all_parts, read, scrub)
 
         assert ingest.have().is_full
         ingest.seal(of.manifest)
@@ -95,9 +96,10 @@ def test_pulls_views_and_removals_at_once_never_show_a_broken_file(tmp_path: Pat
     known = {Digest.of(chunk): chunk for of in samples for chunk in of.chunks}
     with Store.open(tmp_path / "store", LIMITS, SystemClock()) as store:
         removed = Counter[str]()
+        stop = threading.Event()
 
         def is_enough() -> bool:
-            return all(removed[of.plan.ref] >= 8 for of in samples)
+            return stop.is_set() or all(removed[of.plan.ref] >= 8 for of in samples)
 
         def pull_often(of: Sample) -> None:
             turn = 0
@@ -123,10 +125,18 @@ def test_pulls_views_and_removals_at_once_never_show_a_broken_file(tmp_path: Pat
                 for digest, chunk in known.items():
                     assert served(store, digest) in {None, chunk}
 
+        def scrub_often() -> None:
+            while not is_enough():
+                assert store.verify().bad == ()
+                store.sync()
+                store.gc(leftover_age_s=0)
+
         together(
+            stop,
             *(lambda of=of: pull_often(of) for of in samples),
             *(lambda of=of: remove_often(of) for of in samples),
             read_often,
+            scrub_often,
         )
 
         for of in samples:

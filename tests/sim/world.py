@@ -518,7 +518,8 @@ class World:
             node = self.nodes[agent]
             if node.is_alive and node.planner is not None and peer in node.following:
                 node.planner.peer_told(peer, line, now)
-                self._drain(node)
+                if node.planner.has_work:
+                    self._drain(node)
 
     def _peer_lost(self, node: Node, peer: AgentID) -> None:
         if node.is_alive and node.planner is not None and peer in node.following:

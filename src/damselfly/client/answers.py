@@ -18,6 +18,44 @@ class PullRequest(Record):
     exclude: tuple[str, ...] = ()
 
 
+class Credentials(Record):
+    """What proves to an origin who asks: a bearer token, or a name and a password.
+
+    Never logged, never stored, never told to another agent.
+    """
+
+    token: str | None = None
+    username: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return "<Credentials>"
+
+
+class VolumeRequest(Record):
+    """Open a volume: prove that `credentials` may read `ref`, pull it, lease it, show it.
+
+    `lease` names the lease that keeps the artifact here; whoever asked removes its file to give it
+    back (`model/lease.py` has the rules), with or without an agent. `layout` is `plain`, the files
+    as they are at the origin, or `hf-cache`, the tree that the hub's own client keeps.
+    """
+
+    ref: str
+    lease: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    layout: str = "plain"
+    credentials: Credentials | None = None
+
+
+class CapacityRequest(Record):
+    """How much could be stored: of anything, or of `ref`, which may be here already in part."""
+
+    ref: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
 class CancelRequest(Record):
     """Stop the pulls of a ref or an artifact."""
 
@@ -73,6 +111,33 @@ class Pulled(Record):
     bytes_from_origin: int
     bytes_from_peers: int
     bytes_from_store: int
+
+
+class Opened(Record):
+    """A volume is open: `path` is what to mount, `store` the store's root that it lies in.
+
+    `path` is a directory of the store that exists as long as the lease does.
+    """
+
+    event: ClassVar[str] = "done"
+
+    ref: str
+    artifact: str
+    path: str
+    store: str
+    bytes: int
+    files: int
+
+
+class Capacity(Record):
+    """`available_bytes` can be stored: free space, what may be evicted for it, and what is here.
+
+    `ref_bytes` is the size of the ref that was asked about, `ref_bytes_held` what of it is here.
+    """
+
+    available_bytes: int
+    ref_bytes: int | None = None
+    ref_bytes_held: int = 0
 
 
 class Cancelled(Record):
