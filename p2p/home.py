@@ -13,15 +13,16 @@ of these for it, member or not. It answers at once and waits for nobody.
 Rule 1. A chunk is *held* when a member says it has it, *claimed* when a member may fetch it from
 the origin, and *free* otherwise. Only free chunks are granted, lowest index first, an urgent one
 before all: files fill from their beginnings, and what is in flight stays close together.
-Rule 2. A claim is one run of consecutive chunks. At most W claims live at once in the whole swarm
-(`Pace` says how W is found), shared evenly: with too many, members would each read a slice of the
-origin and only then exchange them, and nobody's link would be used both ways from the start.
+Rule 2. A claim is one run of consecutive chunks. At most W (`claims_max`) live at once in the whole
+swarm, shared evenly: with too many, members would each read a slice of the origin and only then
+exchange them, and nobody's link would be used both ways from the start.
 Rule 3. A claim lives while its holder's reports list it and its bytes grow. It ends when it is
 done, handed back, missing from a report, or has not moved for `claim_patience_s`. Time alone never
 moves it: a second reader of the same bytes would slow the first one down.
 Rule 4. A member that is silent is forgotten after three of its own heartbeats. Others' words (dead,
 corrupt) only shorten the wait for one that is silent anyway, or pass over one that at least two
-accuse, a quarter of the swarm at most: a liar can waste the time of its victims, not shut them out.
+accuse, a quarter of the swarm at most, as long as somebody else can fetch what it lacks: a liar can
+waste the time of its victims, not shut them out.
 Rule 5. Who was refused by the origin (401, 403) is passed over in this swarm, as long as it runs.
 Rule 6. State is soft. A home that does not know a reporter asks it for everything; one that hears
 of members it does not know (it took over from a dead home) waits for them, at most `youth_s`, and
@@ -590,8 +591,18 @@ class Home:
             members=members,
             holders=tuple(holders),
             retry_after_s=retry_after_s,
-            can_anybody_claim=any(other.claims_well for other in self._members.values()),
+            has_hope=self._has_hope(member),
             sealed=self.artifact,
+        )
+
+    def _has_hope(self, member: _Member) -> bool:
+        """Some of what it lacks is held, or wanted by somebody who can fetch it."""
+        lacking = member.wanted & ~member.have
+        return not lacking or any(
+            (other.have & lacking and member.agent not in other.accusers)
+            or (other.claims_well and other.wanted & ~other.have & lacking)
+            for other in self._members.values()
+            if other is member or other.agent not in self._suspects
         )
 
     def _holders_of(self, lack: Lack, asking: _Member) -> tuple[AgentID, ...]:
@@ -650,8 +661,8 @@ class Home:
         if (
             not member.claims_well
             or member.rests_until_s > now
-            or member.agent in self._suspects
             or self._is_young
+            or (member.agent in self._suspects and self._can_others_claim(member))
         ):
             return 0
         share = self._share()
@@ -660,6 +671,15 @@ class Home:
         if self._is_unsettled:
             share = min(share, self._limits.settling_claims_max)
         return min(member.room, share - len(member.claims), self.claims_max - len(self._claims))
+
+    def _can_others_claim(self, suspect: _Member) -> bool:
+        """Somebody trusted can fetch what a suspect lacks; otherwise it may help itself."""
+        lacking = suspect.wanted & ~suspect.have
+        return any(
+            member.claims_well and member.wanted & ~member.have & lacking
+            for agent, member in self._members.items()
+            if agent not in self._suspects
+        )
 
     def _share(self) -> int:
         """How many claims each of those who still need something may have."""

@@ -258,8 +258,8 @@ class Reply:
     """The home does not grant yet: ask again after so long."""
     need_state: bool = False
     """The home does not know the member: send everything."""
-    can_anybody_claim: bool = True
-    """False when nobody in the swarm could fetch what is missing from the origin."""
+    has_hope: bool = True
+    """False when what the member lacks is neither held nor wanted by anybody who could fetch it."""
     sealed: Digest | None = None
 
     def to_json(self) -> bytes:
@@ -277,7 +277,7 @@ class Reply:
             value["retry_after_s"] = self.retry_after_s
         if self.need_state:
             value["need_state"] = True
-        if not self.can_anybody_claim:
+        if not self.has_hope:
             value["stuck"] = True
         if self.sealed is not None:
             value["sealed"] = self.sealed.hex
@@ -304,7 +304,7 @@ class Reply:
             holders=fields.items("holders", _ENTRIES_MAX, entry.holders),
             retry_after_s=_seconds(fields, "retry_after_s"),
             need_state=fields.flag("need_state"),
-            can_anybody_claim=not fields.flag("stuck"),
+            has_hope=not fields.flag("stuck"),
             sealed=fields.digest("sealed"),
         )
 

@@ -581,7 +581,7 @@ class Planner:
         """Whether what we lack can still come from anywhere."""
         is_stuck = not (
             self.is_complete
-            or reply.can_anybody_claim
+            or reply.has_hope
             or self._asks
             or self._runs
             or any(peer.offered & self.wanted & ~self.have for peer in self._peers)

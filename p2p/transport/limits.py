@@ -26,7 +26,7 @@ class Limits:
 
     # Both.
     callback_bytes_max: int = 2 * MIB  # read or written before another connection has its turn
-    wake_bytes: int = 128 * KIB  # of payload gathered by the kernel before we are woken
+    wake_bytes: int = 512 * KIB  # of payload gathered by the kernel before we are woken
     wake_bytes_min: int = 16 * KIB  # the end of a frame that is shorter is not waited for
     linger_s: float = 1.0  # for the peer to read our GOAWAY before the socket is closed
     linger_bytes_max: int = 4 * MIB

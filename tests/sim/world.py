@@ -686,6 +686,13 @@ class World:
         """Everybody honest who lives has what it wants."""
         return all(node.planner is not None and node.finished_s is not None for node in self.honest)
 
+    def is_over(self) -> bool:
+        """Everybody honest is done, or has given up."""
+        return all(
+            node.planner is not None and (node.finished_s is not None or node.agent in self.gave_up)
+            for node in self.honest
+        )
+
     def run(self) -> "World":
         """Let it happen, until everybody is done or time is up."""
         end_s = self.scenario.time_max * self.scenario.bound_s + 60.0
@@ -694,7 +701,7 @@ class World:
             if not self.events.step():
                 break
             steps += 1
-            if steps % 64 == 0 and self.is_done():
+            if steps % 64 == 0 and self.is_over():
                 break
         return self
 
