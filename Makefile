@@ -1,7 +1,7 @@
 # make demo    a swarm of four agents pulls a real model on this machine
 # make test    every test; prints what it skipped and why
 # make check   ruff, mypy, pyright, import-linter
-# make sim     the simulator's figures (RNG_SEED=n replays a world)
+# make sim     the simulator's figures (RNG_SEED=n WORLD=name replays a world)
 # make bench   every figure that README quotes (namespaces need root)
 
 PYTHON ?= python3
@@ -30,7 +30,7 @@ check: $(VENV)/.done
 	$(BIN)/lint-imports
 
 sim: $(VENV)/.done
-	$(BIN)/python -m bench.simulator $(if $(RNG_SEED),--rng-seed $(RNG_SEED))
+	$(BIN)/python -m bench.simulator $(if $(RNG_SEED),--rng-seed $(RNG_SEED)) $(if $(WORLD),--world $(WORLD))
 
 bench: $(VENV)/.done
 	$(BIN)/python -m bench

@@ -82,7 +82,7 @@ RUNS = (
         ("memory", "--size", "4GiB"),
         ("--size", "256MiB", "--served-size", "128MiB", "--peers", "3"),
     ),
-    Run("simulator", ("simulator",)),
+    Run("simulator", ("simulator",), ("--world", "eight")),
 )
 
 

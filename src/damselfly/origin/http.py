@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import aiohttp
 from yarl import URL
@@ -39,6 +40,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.plan import VERSION_CHARS_MAX, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin import survey
+from damselfly.origin.low_water import LowWater, Socket
 from damselfly.origin.port import OriginLimits, Resolved, busy_error
 from damselfly.origin.trust import trusted
 
@@ -180,12 +182,12 @@ class HTTPOrigin:
             if answer.status == 200:
                 if (start, stop) != (0, wanted.size):
                     self._warn_of_no_ranges(url)
-                return _Body(answer, 0, is_whole=True)
+                return _Body(answer, 0, wanted.size, is_whole=True)
             if first != start or last is None or last >= stop:
                 raise RemoteProtocolError(
                     f"{shown(url)}: asked for bytes {start}-{stop - 1}, got {first}-{last}"
                 )
-            return _Body(answer, start, is_whole=False)
+            return _Body(answer, start, last + 1, is_whole=False)
         except DamselflyError:
             answer.release()
             raise
@@ -332,23 +334,39 @@ class HTTPStream:
 class _Body:
     """The body of an answer, and how far into the file it has come."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, position: int, *, is_whole: bool) -> None:
+    def __init__(
+        self, answer: aiohttp.ClientResponse, position: int, stop: int, *, is_whole: bool
+    ) -> None:
         self.position = position
         self.is_whole = is_whole
+        self._start = position
+        self._stop = stop
         self._answer = answer
         self._rest = memoryview(b"")
+        self._low_water = LowWater(_socket_of(answer))
 
     async def next(self, bytes_max: int) -> memoryview:
         """Wait for some bytes, at most so many; none at the end."""
         if not self._rest:
+            self._low_water.expect(self.position - self._start, self._stop - self.position)
             self._rest = memoryview(await self._answer.content.readany())
         data, self._rest = self._rest[:bytes_max], self._rest[bytes_max:]
         self.position += len(data)
+        if self.position == self._stop:
+            self._low_water.end()
         return data
 
     def close(self) -> None:
         """Keep the connection if the answer was read to its end, else drop it."""
+        self._low_water.end()
         self._answer.release()
+
+
+def _socket_of(answer: aiohttp.ClientResponse) -> Socket | None:
+    connection = answer.connection
+    if connection is None or connection.transport is None:
+        return None  # All of it came with the headers.
+    return cast("Socket | None", connection.transport.get_extra_info("socket"))
 
 
 @dataclass(frozen=True, slots=True)
