@@ -1,6 +1,7 @@
 """Agents that start together and are asked at once: the origin is read once all the same."""
 
 import os
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,19 +43,24 @@ def pull_at_once(agent: Agent, ref: str) -> Pulled:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("count", [4, 8, 6, 5])
+@pytest.mark.parametrize("spread_s", [0.0, 1.0, 1.0, 2.5], ids=["0", "1a", "1b", "2.5"])
+@pytest.mark.parametrize("count", [4, 8])
 def test_agents_that_start_together_and_are_asked_at_once_read_the_origin_once(
-    fleet: Fleet, model: Path, count: int
+    fleet: Fleet, model: Path, count: int, spread_s: float, request: pytest.FixtureRequest
 ) -> None:
-    origin = fleet.start_origin(model, free_addresses(1)[0], "--rate-per-connection", "40mbit")
+    drawn = random.Random(request.node.name)
+    origin = fleet.start_origin(model, free_addresses(1)[0])
     addresses = free_addresses(count)
-    agents = [
-        fleet.start_agent(f"n{i}", address, addresses, "--store-keep-free", "1MiB")
-        for i, address in enumerate(addresses)
-    ]
+    delays_s = [drawn.uniform(0.0, spread_s) for _ in addresses]
+
+    def begin(number: int) -> Pulled:
+        time.sleep(delays_s[number])  # Nodes boot one after the other.
+        options = ("--store-keep-free", "1MiB")
+        agent = fleet.start_agent(f"n{number}", addresses[number], addresses, *options)
+        return pull_at_once(agent, origin.url)
 
     with ThreadPoolExecutor(count) as threads:
-        pulled = list(threads.map(lambda agent: pull_at_once(agent, origin.url), agents))
+        pulled = list(threads.map(begin, range(count)))
 
     total = sum(path.stat().st_size for path in model.rglob("*"))
     assert origin.bytes_sent() <= 1.01 * total, fleet.explain()
