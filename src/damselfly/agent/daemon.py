@@ -19,10 +19,16 @@ from damselfly.agent.admin import AdminServer
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
 from damselfly.agent.node import Counters, LocalNode
+from damselfly.agent.order_client import OrderClient
+from damselfly.agent.order_desk import OrderDesk
+from damselfly.agent.orders import Orders
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
 from damselfly.agent.settings import PeerFile, PeerList, PeerName
 from damselfly.agent.swarms import Swarms
+from damselfly.agent.targets import Targets
+from damselfly.agent.warm import WarmLimits
+from damselfly.agent.warming import CANCELS_MAX, Warmups
 from damselfly.cache.limits import Limits as StoreLimits
 from damselfly.cache.report import ArtifactState
 from damselfly.cache.store import Store
@@ -46,7 +52,14 @@ from damselfly.p2p.refs import RefHome
 from damselfly.p2p.rendezvous import home_of
 from damselfly.p2p.routes import Routes, ServeLimits, Shelf
 from damselfly.p2p.swarm import Source, Surroundings
-from damselfly.p2p.transport import BufferPool, PeerPool, PeerServer, Request, Response
+from damselfly.p2p.transport import (
+    BufferPool,
+    Limits as TransportLimits,
+    PeerPool,
+    PeerServer,
+    Request,
+    Response,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +151,9 @@ class _Agent:
         self._boot = secrets.token_hex(16)
         self._talk = PeerPool()
         self._pool = PeerPool()
+        # Cancellations are asked for while every order has its stream.
+        asks_max = WarmLimits().asks_max
+        self._errands = PeerPool(TransportLimits(pooled_max=asks_max + CANCELS_MAX))
         self._homes = Homes(self._boot, self._clock)
         self._origins = Origins(OriginLimits(connections_per_host_max=config.origin.connections))
 
@@ -160,6 +176,7 @@ class _Agent:
             await server.close()
             await self._talk.close()
             await self._pool.close()
+            await self._errands.close()
             await self._origins.close()
             self._workers.shutdown()
             self._lookups.shutdown()
@@ -192,6 +209,18 @@ class _Agent:
         swarms = Swarms(self._surroundings(agents), tasks)
         refs = RefHome()
         resolver = Resolver(self._origins, agents, self._talk, refs, self._clock, store.manifest)
+        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        node = LocalNode(config, shop, agents, self._counters, tasks)
+        orders = Orders(node, tasks, self._order_ended)
+        warmups = Warmups(
+            orders,
+            Targets(agents),
+            OrderClient(self._errands, self._boot),
+            agents.me.agent,
+            self._clock,
+            tasks,
+            WarmLimits(patience_s=config.warm.patience_s),
+        )
         server.handler = Routes(
             hello=hello_bytes(agents.me, __version__),
             homes=self._homes,
@@ -208,15 +237,16 @@ class _Agent:
             workers=self._lookups,
             clock=self._clock,
             limits=ServeLimits(slots=config.swarm.serve_limit or ServeLimits().slots),
+            orders=OrderDesk(orders, config.warm.accept, self._boot),
         )
-        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
-        node = LocalNode(config, shop, agents, self._counters, tasks)
         background = [tasks.create_task(agents.run()), tasks.create_task(self._homes.run())]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK_S):
                 await agents.settled()
         async with contextlib.AsyncExitStack() as stack:
-            api = APIServer(node, config.agent.socket, mode=config.agent.socket_mode)
+            api = APIServer(
+                node, config.agent.socket, mode=config.agent.socket_mode, warmer=warmups
+            )
             await stack.enter_async_context(api)
             if config.agent.admin is not None:
                 admin = AdminServer(config.agent.admin, self._metrics, node.unready, node.status)
@@ -226,6 +256,7 @@ class _Agent:
             logger.info("agent.started", extra={"agent": agents.me.agent})
             await stop.wait()
             logger.info("agent.draining", extra={"agent": agents.me.agent})
+            await warmups.stop()
             await node.stop(config.agent.drain_s)
         for task in background:
             task.cancel()
@@ -286,6 +317,9 @@ class _Agent:
         metrics.chunks_fetched.labels(source=source.value).inc()
         metrics.fetched_bytes.labels(source=source.value).inc(length)
         metrics.chunk_fetch_duration_seconds.labels(source=source.value).observe(seconds)
+
+    def _order_ended(self, outcome: str) -> None:
+        self._metrics.warm_orders.labels(outcome=outcome).inc()
 
     def _served(self, length: int) -> None:
         self._counters.served += length
