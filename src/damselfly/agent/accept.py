@@ -1,9 +1,9 @@
 """Which refs peers may order this node to pull: none, all, or those below some prefixes.
 
 Whoever reaches an agent's port could otherwise make it fill its disk, and read on their behalf
-what only this machine can reach. So the default is none, and two kinds of refs are never taken: what
-lies on the node's own disk is nobody else's to publish, and a query may be a signature, which does
-not travel between agents.
+what only this machine can reach. So the default is none, and two kinds of refs are never taken:
+what lies on the node's own disk is nobody else's to publish, and a query may be a signature, which
+does not travel between agents.
 """
 
 import re

@@ -6,8 +6,8 @@
 An order is taken if the administrator accepts its ref (`warm.accept`); 403 says what would. 503
 means `not now`: ask again. 421 means that an agent asks itself. Hanging up leaves the order going.
 
-Lines are those of the agent's own API: `{"event": "progress", ...}`, at last `{"event": "done", ...}`
-or `{"event": "failed", "error": CLASS, "message": TEXT}`. A stream without such an end broke off.
+Lines are those of the agent's own API: `{"event": "progress", ...}`, and at last a `done`, or
+`{"event": "failed", "error": CLASS, "message": TEXT}`. A stream without such an end broke off.
 """
 
 import json
