@@ -7,14 +7,14 @@ does not travel between agents.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
-
-from damselfly.errors import UsageError
-from damselfly.model.ref import SCHEMES, Ref
+from urllib.parse import unquote
 
 PREFIXES_MAX = 256
 _PREFIX = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)(/[^?#\s]*)?", re.ASCII)
+_PATH = re.compile(r"(?:[A-Za-z0-9/._~!$&'()*+,;=:@-]|%[0-9A-F]{2})*", re.ASCII)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +25,26 @@ class Accept:
     prefixes: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Accept":
-        """Read `none`, `all`, or prefixes of refs with commas between them.
+    def of(cls, words: Iterable[str]) -> "Accept":
+        """Read `none`, `all`, or some prefixes of refs.
 
         Raises:
-            ValueError: It is something else, or a prefix that could never match.
+            ValueError: It is something else, or a prefix that no ref could have.
         """
-        words = [word.strip() for word in text.split(",") if word.strip()]
-        if words == ["all"]:
+        given = [word.strip() for word in words if word.strip()]
+        if given == ["all"]:
             return cls(is_all=True)
-        if words in ([], ["none"]):
+        if given in ([], ["none"]):
             return cls()
-        if len(words) > PREFIXES_MAX:
+        if len(given) > PREFIXES_MAX:
             raise ValueError(f"more than {PREFIXES_MAX} prefixes")
-        return cls(prefixes=tuple(sorted({_checked(word) for word in words})))
+        return cls(prefixes=tuple(sorted({_checked(word) for word in given})))
 
-    def allows(self, ref: Ref) -> bool:
-        """Whether a peer may order us to pull `ref`."""
-        if ref.scheme == "file" or ref.query:
+    def allows(self, location: str) -> bool:
+        """Whether a peer may order us to pull what a parsed ref has as its location."""
+        if location.startswith("file:") or "?" in location:
             return False
-        place = ref.location
-        return self.is_all or any(_is_below(place, prefix) for prefix in self.prefixes)
+        return self.is_all or any(_is_below(location, prefix) for prefix in self.prefixes)
 
     def __str__(self) -> str:
         return "all" if self.is_all else ",".join(self.prefixes) or "none"
@@ -55,26 +54,28 @@ NOTHING = Accept()
 
 
 def _checked(word: str) -> str:
-    """A prefix in the form that refs have when they have been parsed."""
+    """A prefix in the form that parsed refs have (`model/ref.py`): else it would never match."""
     scheme, mark, rest = word.partition("://")
-    if scheme.lower() == "file":
+    scheme = scheme.lower()
+    shown = repr(word[:120])
+    if scheme == "file":
         raise ValueError("peers may never order a file:// ref: it lies on this node's own disk")
-    match = _PREFIX.fullmatch(f"{scheme.lower()}{mark}{rest}")
+    match = _PREFIX.fullmatch(f"{scheme}{mark}{rest}")
     if match is None:
-        raise ValueError(
-            f"{word[:120]!r} is neither none, all nor a prefix such as https://host/models/"
-        )
-    scheme, host, path = match.groups(default="")
-    if {b".", b".."} & {unquote_to_bytes(name) for name in path.split("/")}:
-        raise ValueError(f"{word[:120]!r} has a . or .. in it: write where it leads")
-    if scheme not in SCHEMES:
-        return f"{scheme}://{host}{path}"
-    try:
-        return Ref.parse(f"{scheme}://{host}{path}").location
-    except UsageError as exc:
-        raise ValueError("not the beginning of a ref") from exc
+        raise ValueError(f"{shown} is neither none, all nor a prefix such as https://host/models/")
+    _, host, path = match.groups(default="")
+    if {".", ".."} & set(path.split("/")):
+        raise ValueError(f"{shown} has a . or .. in it: write where it leads")
+    if not _PATH.fullmatch(path):
+        raise ValueError(f"{shown} has characters that refs encode: write them as %C3%BC")
+    if any(_PATH.fullmatch(unquote(code)) for code in re.findall("%..", path)):
+        raise ValueError(f"{shown} encodes a character that refs do not: write it as it is")
+    if scheme in _DEFAULT_PORTS:
+        host = host.lower().removesuffix(_DEFAULT_PORTS[scheme])
+    return f"{scheme}://{host}{path}"
 
 
-def _is_below(place: str, prefix: str) -> bool:
+def _is_below(location: str, prefix: str) -> bool:
     # `https://host/models` means that directory, and not `https://host/models-of-others`.
-    return place == prefix or place.startswith(prefix if prefix.endswith("/") else prefix + "/")
+    below = prefix if prefix.endswith("/") else prefix + "/"
+    return location == prefix or location.startswith(below)

@@ -65,7 +65,6 @@ from damselfly.errors import (
     LeaseHeldError,
     LocalProtocolError,
     NotFoundError,
-    PartialError,
     ProtocolError,
     RemoteProtocolError,
     StoreInUseError,
@@ -193,7 +192,6 @@ STATUSES: Mapping[type[DamselflyError], int] = {
     LocalProtocolError: 500,
     DeniedError: 403,
     CancelledError: 409,
-    PartialError: 500,
 }
 
 

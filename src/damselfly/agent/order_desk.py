@@ -65,7 +65,7 @@ class OrderDesk:
 
     def _check(self, order: Order) -> None:
         ref = Ref.parse(order.ref)
-        if self._accept.allows(ref):
+        if self._accept.allows(ref.location):
             return
         if ref.scheme == "file" or ref.query:
             kind = "of its own disk" if ref.scheme == "file" else "with queries"

@@ -126,8 +126,8 @@ def _zone(value: object) -> str:
 
 def _accept(value: object) -> Accept:
     if isinstance(value, list):
-        value = ",".join(_text(item) for item in cast("list[object]", value))
-    return Accept.parse(_text(value))
+        return Accept.of(_text(item) for item in cast("list[object]", value))
+    return Accept.of(_text(value).split(","))
 
 
 def _one_of(*words: str) -> Callable[[object], str]:
