@@ -13,7 +13,7 @@ SIZE ?= 1GiB
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,kubernetes,test,check]'
 	touch $@
 
 demo: $(VENV)/.done

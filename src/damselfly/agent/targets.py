@@ -1,32 +1,36 @@
 """Which agents a warm-up is for: those that were listed, all that are seen, those of some nodes."""
 
-import re
+import logging
 from collections.abc import Mapping
 from typing import Protocol
 
 from damselfly.client.answers import WarmRequest
-from damselfly.errors import UsageError
+from damselfly.errors import DamselflyError, UsageError
 from damselfly.model.ref import Ref
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.discovery import check_address
+from damselfly.p2p.kubernetes_names import check_selector
 
-_SELECTOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,315})=[A-Za-z0-9._-]{0,63}", re.ASCII)
+logger = logging.getLogger(__name__)
 
 
 class TargetFinder(Protocol):
     """Who knows which agent runs on which node: Kubernetes does."""
 
-    async def labelled(self, selector: str) -> frozenset[str]:
-        """The addresses of the agents on nodes with this label (LABEL=VALUE).
+    async def nodes(self) -> Mapping[str, str]:
+        """The addresses of the agents, each with the name of its node as far as it is known.
 
         Raises:
-            UnavailableError: nobody can be asked now.
-            DeniedError: we may not ask.
+            DamselflyError: nobody can be asked now, or we may not ask.
         """
         ...
 
-    def node_name(self, address: str) -> str:
-        """The name of the node of the agent at this address; empty if it is not known."""
+    async def labelled(self, selector: str) -> Mapping[str, str]:
+        """The agents on nodes with this label (LABEL=VALUE), as `nodes` has them.
+
+        Raises:
+            DamselflyError: nobody can be asked now, or we may not ask.
+        """
         ...
 
 
@@ -38,52 +42,61 @@ class Targets:
         self._finder = finder
 
     async def of(self, request: WarmRequest, ref: Ref) -> Mapping[str, str]:
-        """The addresses of the agents, each with the name of its node.
+        """The addresses of the agents, each with the name of its node, empty if nobody knows it.
 
         Raises:
             UsageError: the request contradicts itself, or the ref cannot leave this node.
+            DamselflyError: a selector was given, and Kubernetes does not answer.
         """
-        addresses = await self._addresses(request)
-        others = addresses - {self._agents.me.agent}
-        if others and ref.scheme == "file":
+        ways = (bool(request.agents), request.selector is not None, request.everywhere)
+        if sum(ways) > 1:
+            raise UsageError("agents, a selector and all of them: each says which nodes; give one")
+        if any(ways):
+            self._check_sharing(request, ref)
+        if request.selector is not None:
+            return await self._selected(request.selector)
+        if request.agents:
+            addresses = frozenset(check_address(address) for address in request.agents)
+        elif request.everywhere:
+            await self._agents.met()
+            addresses = frozenset(self._agents.view)
+        else:
+            return {self._agents.me.agent: ""}
+        names = await self._names()
+        return {address: names.get(address, "") for address in addresses}
+
+    def _check_sharing(self, request: WarmRequest, ref: Ref) -> None:
+        """Refuse what others could not pull, or should not see."""
+        if set(request.agents) == {self._agents.me.agent}:
+            return
+        if ref.scheme == "file":
             raise UsageError(
                 f"{ref.safe} lies on a node's own disk: other nodes cannot be warmed with it"
             )
-        if others and ref.query:
+        if ref.query:
             raise UsageError(
                 f"{ref.safe} has a query, which may be a signature and is told to no other node:"
                 " warm by a ref without one, or run the command on each node"
             )
-        name_of = self._finder.node_name if self._finder is not None else _nameless
-        return {address: name_of(address) for address in addresses}
 
-    async def _addresses(self, request: WarmRequest) -> frozenset[str]:
-        ways = (bool(request.agents), request.selector is not None, request.everywhere)
-        if sum(ways) > 1:
-            raise UsageError(
-                "--agents, --selector and --all each say which nodes: give one of them"
-            )
-        if request.agents:
-            return frozenset(check_address(address) for address in request.agents)
-        if request.selector is not None:
-            return await self._selected(request.selector)
-        if request.everywhere:
-            return frozenset(self._agents.view)
-        return frozenset({self._agents.me.agent})
-
-    async def _selected(self, selector: str) -> frozenset[str]:
-        if not _SELECTOR.fullmatch(selector):
-            raise UsageError(f"{selector[:120]!r} is no selector: write LABEL=VALUE")
+    async def _selected(self, selector: str) -> Mapping[str, str]:
+        check_selector(selector)
         if self._finder is None:
             raise UsageError(
-                f"labels are Kubernetes', and this agent does not know it (--peers k8s:...): name"
-                f" the agents with --agents instead of --selector {selector}"
+                "labels are Kubernetes', and this agent does not ask it (--peers k8s:...): give"
+                f" --agents instead of --selector {selector}"
             )
         found = await self._finder.labelled(selector)
         if not found:
             raise UsageError(f"no agent runs on a node with {selector}")
         return found
 
-
-def _nameless(_: str) -> str:
-    return ""
+    async def _names(self) -> Mapping[str, str]:
+        if self._finder is None:
+            return {}
+        try:
+            return await self._finder.nodes()
+        except DamselflyError as exc:
+            # Names are for people: a warm-up goes without them.
+            logger.warning("nodes.unnamed", extra={"error": str(exc)})
+            return {}

@@ -78,6 +78,7 @@ class Warmups:
         self._tasks = tasks
         self._limits = limits or WarmLimits()
         self._running: dict[WarmRequest, _Running] = {}
+        self._is_stopping = False
 
     def __repr__(self) -> str:
         return f"<Warmups {len(self._running)} run>"
@@ -126,6 +127,7 @@ class Warmups:
 
     async def stop(self) -> None:
         """Lead no more; the nodes go on."""
+        self._is_stopping = True
         tasks = [running.task for running in self._running.values() if running.task is not None]
         for task in tasks:
             task.cancel()
@@ -151,8 +153,8 @@ class Warmups:
             raise UsageError(
                 f"{len(names)} nodes are more than the {self._limits.nodes_max} of one warm-up"
             )
-        if self._orders.is_stopping:
-            raise UsageError("the agent is stopping: it leads no new warm-ups")
+        if self._is_stopping:
+            raise AgentUnavailableError("the agent is stopping: it leads no new warm-ups")
         if len(self._running) >= WARMUPS_MAX:
             raise UsageError(f"{WARMUPS_MAX} warm-ups run already")
         running = _Running(ref, order, Warmup(names, self._clock.monotonic_s(), self._limits))
