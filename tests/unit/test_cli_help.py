@@ -11,6 +11,10 @@ from damselfly.agent.settings import SETTINGS
 FLAGS = {
     "agent": [declared.setting.flag for declared in SETTINGS.values()] + ["--config"],
     "pull": ["REF", "--to", "--include", "--exclude", "--link", "--force", "--quiet"],
+    "warm": [
+        *("REF", "--agents", "--selector", "--all", "--include", "--exclude", "--pin", "--ttl"),
+        *("--wait", "--no-wait", "--timeout", "--cancel", "--quiet"),
+    ],
     "cancel": ["ARTIFACT|REF"],
     "push": ["DIR", "DEST"],
     "ls": [],
