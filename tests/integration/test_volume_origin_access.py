@@ -1,4 +1,4 @@
-"""HTTP origins that want to know who asks: who is shown what, across redirects and parked streams."""
+"""HTTP origins that want to know who asks: who is shown what, also across redirects."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -227,7 +227,8 @@ async def test_what_is_no_proxy_is_an_error_of_configuration(
     origin: HTTPOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "gate:3128")
-    monkeypatch.setattr("damselfly.origin.proxy.proxy_bypass", lambda _: False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
     with pytest.raises(ConfigError, match="http_proxy"):
         await origin.prove(Ref.parse("http://models.invalid/m/"), "f.bin", MINE)
