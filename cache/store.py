@@ -38,6 +38,7 @@ from damselfly.cache.report import (
     BadChunk,
     Reconciled,
     Removed,
+    RoomFor,
     Usage,
     Verified,
 )
@@ -446,10 +447,10 @@ class Store:
             with self._catalog.change() as change:
                 change.set_pinned(artifact, pinned_ns)
 
-    def lease(self, artifact: Digest, lease_id: str, ttl_s: float | None = None) -> None:
+    def lease(self, artifact: Digest, lease_id: str, ttl_s: float | None = None) -> bool:
         """Protect an artifact from eviction and removal; may come before the artifact does.
 
-        Made again, it replaces the one of that id: that is how a lease is renewed.
+        Made again, it replaces the one of that id: that is how a lease is renewed. True: it is new.
 
         Raises:
             UsageError: the id cannot be a file's name.
@@ -457,9 +458,10 @@ class Store:
         now_ns = self._clock.wall_ns()
         expires_ns = None if ttl_s is None else now_ns + int(ttl_s * _S)
         with self._room.lock, disk.disk_errors(f"leasing {artifact}"):
-            self._leases.make(artifact, lease_id, expires_ns, now_ns)
+            is_new = self._leases.make(artifact, lease_id, expires_ns, now_ns)
             with self._catalog.change() as change:
                 change.touch_artifact(artifact, now_ns)
+        return is_new
 
     def release(self, artifact: Digest, lease_id: str) -> bool:
         """End a lease; False: there was none.
@@ -584,6 +586,7 @@ class Store:
         pulled, _ = self._files.in_use()
         with disk.disk_errors(f"asking for the space under {self.path}"):
             free = self._room.free_bytes()
+            leases = self._leases.count(self._clock.wall_ns())
         return Usage(
             bytes=own,
             capacity_bytes=self.limits.capacity_bytes,
@@ -598,4 +601,30 @@ class Store:
             artifact_count=len(self._catalog.artifacts()),
             file_count=file_count,
             chunk_count=chunk_count,
+            lease_count=leases,
+            pin_count=self._catalog.pin_count(),
         )
+
+    def room_for(
+        self, artifact: Digest | None = None, files: frozenset[int] | None = None
+    ) -> RoomFor:
+        """How much could be stored, all in all, or of these files of an artifact that is known.
+
+        Raises:
+            ArtifactNotFoundError: the artifact is not known.
+            IntegrityError: the disk refuses.
+        """
+        size = held = 0
+        rows: dict[int, FileRow] = {}
+        if artifact is not None:
+            manifest = self._known(artifact)
+            for number in range(len(manifest.files)) if files is None else sorted(files):
+                size += manifest.files[number].bytes
+                row = self._catalog.file_of_content(manifest.file_id(number))
+                if row is not None:
+                    held += row.held_bytes
+                    rows[row.id] = row
+        with disk.disk_errors(f"asking for the space under {self.path}"):
+            others = self._room.available(artifact, rows)
+        here = sum(row.bytes for row in rows.values() if row.ino is not None)
+        return RoomFor(available_bytes=others + here, bytes=size, bytes_held=held)

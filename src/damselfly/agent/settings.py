@@ -353,17 +353,6 @@ class VolumeSettings:
             show="{:g}s".format,
         ),
     ] = 3600.0
-    files: Annotated[
-        Path | None,
-        Setting(
-            "--volume-files",
-            "DIR",
-            _path,
-            "below it pods may mount file:// refs; off unless asked for, because whoever may make"
-            " pods could name the agent's own files",
-            absent="off",
-        ),
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
