@@ -1,63 +1,13 @@
-"""Leases: claims on disk space against eviction, each a small file.
+"""The folder of leases. `model/lease.py` has their format, and the rules for who makes one."""
 
-    leases/<artifact hex>/<lease id>      {"created_ns": ..., "expires_ns": null, "format": 1}
-
-They are files, not rows, so that another process (the CSI driver) makes and removes them while the
-agent is down. The rules for such a process:
-
-1. Write the file under a name that starts with a dot, then rename it: other names are whole.
-2. Make the lease *first*, then ask for the view, or look whether the view it was given is still
-   there. An eviction reads the leases, forgets the artifact, then takes its views away: a lease
-   that was there before is respected, and who made one too late finds no view.
-3. Remove the file to give the lease back. `expires_ns` is wall time; what is past holds nothing.
-
-A lease that cannot be read holds for ever: better a full disk than a pod without its files.
-"""
-
-import json
-from dataclasses import dataclass
-from typing import cast
+import re
 
 from damselfly.cache.directory import Directory
-from damselfly.cache.layout import check_lease_id
 from damselfly.errors import DamselflyError
 from damselfly.model.digest import Digest
+from damselfly.model.lease import LEASE_BYTES_MAX, Lease, check_lease_id, encode, parse
 
-_LEASE_BYTES_MAX = 4096
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One claim. `expires_ns` None: until it is removed."""
-
-    id: str
-    expires_ns: int | None
-
-    def is_over(self, now_ns: int) -> bool:
-        """It holds nothing any more."""
-        return self.expires_ns is not None and self.expires_ns <= now_ns
-
-
-def encode(expires_ns: int | None, created_ns: int) -> bytes:
-    """The content of a lease's file."""
-    fields = {"created_ns": created_ns, "expires_ns": expires_ns, "format": FORMAT}
-    return json.dumps(fields, sort_keys=True).encode() + b"\n"
-
-
-def parse(lease_id: str, data: bytes) -> Lease:
-    """Read a lease's file; whatever cannot be understood holds for ever."""
-    try:
-        value: object = json.loads(data)
-    except ValueError:
-        return Lease(lease_id, None)
-    if not isinstance(value, dict):
-        return Lease(lease_id, None)
-    fields = cast("dict[str, object]", value)
-    expires_ns = fields.get("expires_ns")
-    if isinstance(expires_ns, bool) or not isinstance(expires_ns, int):
-        return Lease(lease_id, None)
-    return Lease(lease_id, expires_ns)
+_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Leases:
@@ -66,15 +16,17 @@ class Leases:
     def __init__(self, folder: Directory) -> None:
         self._folder = folder
 
-    def make(self, artifact: Digest, lease_id: str, expires_ns: int | None, now_ns: int) -> None:
-        """Make or replace a lease.
+    def make(self, artifact: Digest, lease_id: str, expires_ns: int | None, now_ns: int) -> bool:
+        """Make or replace a lease; True: there was none of that id.
 
         Raises:
             UsageError: the id cannot be a file's name.
         """
         check_lease_id(lease_id)
         with self._folder.make_folder(artifact.hex) as folder:
+            is_new = folder.stat(lease_id) is None
             folder.write(lease_id, encode(expires_ns, now_ns))
+        return is_new
 
     def release(self, artifact: Digest, lease_id: str) -> bool:
         """Remove a lease; False: there was none."""
@@ -99,6 +51,11 @@ class Leases:
             ]
         return tuple(lease for lease in found if not lease.is_over(now_ns))
 
+    def count(self, now_ns: int) -> int:
+        """How many leases hold something now."""
+        artifacts = (name for name in self._folder.names() if is_hex(name))
+        return sum(len(self.of(Digest(bytes.fromhex(name)), now_ns)) for name in artifacts)
+
     def sweep(self, now_ns: int) -> int:
         """Remove expired leases, temporaries, and folders that are empty then; count the first."""
         count = 0
@@ -119,8 +76,13 @@ class Leases:
         return count
 
 
+def is_hex(name: str) -> bool:
+    """The name of an artifact's folder."""
+    return _HEX.fullmatch(name) is not None
+
+
 def _read(folder: Directory, name: str) -> Lease:
     try:
-        return parse(name, folder.read(name, _LEASE_BYTES_MAX))
+        return parse(name, folder.read(name, LEASE_BYTES_MAX))
     except (OSError, DamselflyError):
         return Lease(name, None)

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from damselfly.agent.watch import watched
 from damselfly.client.answers import Progress, Pulled, PullRequest
 from damselfly.errors import (
     CancelledError,
@@ -140,13 +141,9 @@ class Orders:
 
     async def watch(self, running: Running) -> AsyncGenerator[Progress]:
         """The newest progress now and then, until the order has ended."""
-        while not running.ended.is_set():
-            yield running.progress
-            waiter = asyncio.ensure_future(running.ended.wait())
-            try:
-                await asyncio.wait({waiter}, timeout=self.limits.tell_interval_s)
-            finally:
-                waiter.cancel()
+        tell_s = self.limits.tell_interval_s
+        async for progress in watched(running.ended, lambda: running.progress, tell_s):
+            yield progress
         yield running.progress
 
     async def cancel(self, order: Order) -> bool:
