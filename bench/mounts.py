@@ -4,7 +4,11 @@ Whether something is a mount cannot be told by `os.path.ismount`: a bind mount f
 system has the same device number on both sides.
 """
 
+import os
 import re
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +44,21 @@ def mounts_at(path: Path) -> list[Mount]:
     """The mounts at exactly this path; more than one lie on top of each other."""
     place = path.parent.resolve() / path.name
     return [mount for mount in mounts_below(path.parent) if mount.path == place]
+
+
+@contextmanager
+def no_mounts_left(folder: Path) -> Generator[None]:
+    """Take away whatever is mounted below `folder` when this is left, however it is left."""
+    try:
+        yield
+    finally:
+        for mount in reversed(mounts_below(folder)):
+            subprocess.run(["umount", "--lazy", str(mount.path)], check=False)
+
+
+def why_not() -> str | None:
+    """Why nothing can be mounted here, if so."""
+    return None if os.geteuid() == 0 else "mounting needs root"
 
 
 def _plain(text: str) -> str:

@@ -126,6 +126,10 @@ class Kubelet:
         """A pod is deleted in the API; a kubelet that does not run hears of it when it starts."""
         del self._pods[uid]
 
+    def pods(self) -> list[Pod]:
+        """The pods that are meant for this node."""
+        return list(self._pods.values())
+
     def worker(self, uid: str, volume: str | None = None) -> Worker:
         """What is done about a pod's volume: its only one, if none is named."""
         if volume is not None:
