@@ -64,6 +64,9 @@ class Controller:
             raise UsageError("volumes are not made from snapshots or other volumes")
         if request.mutable_parameters:
             raise UsageError("nothing about a volume can be changed: no mutable_parameters")
+        requisite = request.accessibility_requirements.requisite
+        if requisite and not any(self._is_here(topology) for topology in requisite):
+            raise CapacityError("volumes are created on the node that they are for")
         # A StorageClass is the administrator's, who may name any directory.
         parse_source(request.parameters, allows_files=True)
         volume_id = created_volume_id(request.name)

@@ -125,10 +125,11 @@ class Opening:
                 return self._read()
             except (AgentUnavailableError, RemoteProtocolError) as exc:
                 self._absence = exc  # It may also have died amid a line, and be back soon.
-                away_s = self._clock.monotonic_s() - self._heard_s
+                pause_s = self._limits.agent_retry_s
+                away_s = self._clock.monotonic_s() - self._heard_s + pause_s
                 if self.is_abandoned or away_s > self._limits.absence_max_s:
                     raise
-            time.sleep(self._limits.agent_retry_s)
+            time.sleep(pause_s)
 
     def _read(self) -> Opened | None:
         with closing(self._agent.open_volume(self._request)) as answers:

@@ -178,23 +178,37 @@ class Targets:
         except OSError as exc:
             _fail(f"unmounting {target}", exc)
 
-    def take_away(self, target: str, record: Publication | None) -> None:
+    def take_away(
+        self, target: str, record: Publication | None, *, leaves_foreign: bool = False
+    ) -> None:
         """Take away everything that a publish makes; what is not there is as well.
+
+        What is at the target and not a publish's (a file, a directory that is not empty) is an
+        error, unless it is to be left where it is.
 
         Raises:
             CSIError: Something could not be taken away; the record is still there.
         """
-        self.clear(target)
         try:
-            with self._parent(target) as (parent, name), suppress(FileNotFoundError):
+            self.clear(target)
+            self._remove_folder(target)
+        except (MountError, PreconditionError):
+            if not leaves_foreign or self._is_mounted(target):
+                raise
+        if record is not None:
+            self.forget(record)
+
+    def _remove_folder(self, target: str) -> None:
+        try:
+            with self._parent(target) as (parent, name):
                 os.rmdir(name, dir_fd=parent)
         except FileNotFoundError:
             pass
         except OSError as exc:
             _fail(f"removing the directory {target}", exc)
-        if record is None:
-            return
-        self.forget(record)
+
+    def _is_mounted(self, target: str) -> bool:
+        return bool(mounts_at(mount.mount_table(), target))
 
     def forget(self, record: Publication) -> None:
         """Give the lease back and remove the record, in that order.

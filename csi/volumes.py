@@ -250,7 +250,9 @@ class Volumes:
         is_ours = because is not None or target in self._records
         try:
             if is_ours:
-                await self._exclusive.work(partial(self._targets.take_away, target, made))
+                await self._exclusive.work(
+                    partial(self._targets.take_away, target, made, leaves_foreign=True)
+                )
             else:  # What is mounted there was there before, and is not known.
                 await self._exclusive.work(partial(self._targets.release, made))
         except CSIError as exc:
