@@ -17,7 +17,7 @@ from damselfly.csi.options import Options
 from damselfly.csi.proto import csi_pb2
 from damselfly.csi.records import Records
 from damselfly.csi.status import VolumeNotFoundError
-from damselfly.csi.volume import check_volume_id, created_volume_id, parse_source
+from damselfly.csi.volume import check_volume_id, file_name, parse_source
 from damselfly.csi.volumes import Volumes
 from damselfly.errors import CapacityError, UsageError
 
@@ -69,7 +69,7 @@ class Controller:
             raise CapacityError("volumes are created on the node that they are for")
         # A StorageClass is the administrator's, who may name any directory.
         parse_source(request.parameters, allows_files=True)
-        volume_id = created_volume_id(request.name)
+        volume_id = file_name(request.name)
         asked = Range(request.capacity_range.required_bytes, request.capacity_range.limit_bytes)
         record = await self._exclusive.step(
             f"created/{volume_id}",
@@ -92,7 +92,7 @@ class Controller:
             raise CapacityError(f"{len(self._created)} volumes were created here: no more")
         record = create(volume_id, name, parameters, asked, before)
         if record is not before:
-            await self._exclusive.work(partial(self._records.put, _file_name(volume_id), record))
+            await self._exclusive.work(partial(self._records.put, file_name(volume_id), record))
             self._created[volume_id] = record
         return record
 
@@ -120,7 +120,7 @@ class Controller:
 
     async def _delete(self, volume_id: str) -> None:
         if volume_id in self._created:
-            await self._exclusive.work(partial(self._records.remove, _file_name(volume_id)))
+            await self._exclusive.work(partial(self._records.remove, file_name(volume_id)))
             del self._created[volume_id]
 
     async def ValidateVolumeCapabilities(
@@ -184,8 +184,3 @@ class Controller:
                 for kind in (_RPC.CREATE_DELETE_VOLUME, _RPC.GET_CAPACITY)
             ]
         )
-
-
-def _file_name(volume_id: str) -> str:
-    """Ids of ours are plain; one that is deleted may be anything."""
-    return created_volume_id(volume_id)

@@ -26,7 +26,7 @@ from damselfly.csi.registration import Registration
 from damselfly.csi.server import SocketServer, service
 from damselfly.csi.taint import Cluster, keep_removing
 from damselfly.csi.targets import Targets
-from damselfly.csi.volumes import Volumes
+from damselfly.csi.volumes import SeenStore, Volumes
 from damselfly.errors import DamselflyError
 from damselfly.metrics import DriverMetrics
 
@@ -67,6 +67,7 @@ async def _serve(options: Options) -> None:
     calls = Calls(metrics, clock)
     records = Records(options.state_folder, Publication)
     created = Records(options.state_folder / "created", Created)
+    stores = Records(options.state_folder / "stores", SeenStore)
     targets = Targets(options.kubelet_root, options.store, records, clock)
     published = recover(options, targets, records, clock)
     agent = AgentClient(options.agent_socket)
@@ -80,7 +81,7 @@ async def _serve(options: Options) -> None:
     async with AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         exclusive = await stack.enter_async_context(Exclusive(MOUNTING_THREADS))
-        volumes = Volumes(options, targets, agent, published, exclusive, clock)
+        volumes = Volumes(options, targets, agent, published, stores, exclusive, clock)
         node: Node = Node(options, volumes, targets)
         if options.shows_health:
             node = HealthyNode(options, volumes, targets, agent)

@@ -19,6 +19,7 @@ _GONE = "//deleted"
 class MountLine:
     """One mount. `root` is which directory of its file system it shows, and `point` where."""
 
+    device: str
     root: str
     point: str
     options: frozenset[str]
@@ -47,10 +48,23 @@ def parse(text: str) -> Iterator[MountLine]:
         fields = line.split(" ")
         if len(fields) >= 6:
             yield MountLine(
-                unescape(fields[3]), unescape(fields[4]), frozenset(fields[5].split(","))
+                fields[2],
+                unescape(fields[3]),
+                unescape(fields[4]),
+                frozenset(fields[5].split(",")),
             )
 
 
 def mounts_at(text: str, point: str) -> list[MountLine]:
     """The mounts at one path, the uppermost last."""
     return [line for line in parse(text) if line.point == point]
+
+
+def paths_of(text: str, shown: MountLine) -> Iterator[str]:
+    """Where else the directory that a mount shows may be found: by way of its file system."""
+    for line in parse(text):
+        if line.device != shown.device or line.point == shown.point:
+            continue
+        root = line.root.rstrip("/")
+        if shown.root.startswith(f"{root}/"):
+            yield line.point.rstrip("/") + shown.root[len(root) :]

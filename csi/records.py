@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from damselfly.client.record import Record
+from damselfly.csi.status import system_error
 from damselfly.errors import ConfigError, RemoteProtocolError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Records(Generic[R]):
 
     def _read_all(self) -> Iterator[tuple[str, R]]:
         for path in sorted(self._folder.iterdir()):
+            if path.is_dir():
+                continue  # Records of another kind.
             if path.name.startswith("."):
                 path.unlink()  # Never finished: whoever wrote it died.
                 continue
@@ -61,7 +64,7 @@ class Records(Generic[R]):
         """Write a record; when this returns it is on the disk.
 
         Raises:
-            OSError: It cannot be written; the old one is as it was.
+            DamselflyError: It cannot be written; the old one is as it was.
         """
         unfinished = self._folder / f".{name}"
         try:
@@ -70,21 +73,23 @@ class Records(Generic[R]):
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.rename(self._folder / f"{name}{_SUFFIX}")
-        except OSError:
+            self._sync()
+        except OSError as exc:
             with suppress(OSError):
                 unfinished.unlink()
-            raise
-        self._sync()
+            raise system_error(f"writing the record {name}", exc) from exc
 
     def remove(self, name: str) -> None:
         """Remove a record; none there is as well.
 
         Raises:
-            OSError: It cannot be removed.
+            DamselflyError: It cannot be removed.
         """
-        with suppress(FileNotFoundError):
-            (self._folder / f"{name}{_SUFFIX}").unlink()
+        try:
+            (self._folder / f"{name}{_SUFFIX}").unlink(missing_ok=True)
             self._sync()
+        except OSError as exc:
+            raise system_error(f"removing the record {name}", exc) from exc
 
     def _sync(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

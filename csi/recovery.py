@@ -21,7 +21,7 @@ from typing import cast
 
 from damselfly.clock import Clock
 from damselfly.csi.mount import mount_table
-from damselfly.csi.mountinfo import MountLine, mounts_at
+from damselfly.csi.mountinfo import mounts_at, paths_of
 from damselfly.csi.options import Options
 from damselfly.csi.publication import Facts, Mount, Publication
 from damselfly.csi.records import Records
@@ -34,6 +34,8 @@ from damselfly.model.digest import Digest
 logger = logging.getLogger(__name__)
 
 NOTE_BYTES_MAX = 64 * 1024
+_VIEWS = "views"
+"""The folder of views in a store: `views/<artifact>/<view>`."""
 FILES_MAX = 100_000
 """Counted in a volume whose record was lost; a model has thousands at most."""
 
@@ -65,12 +67,9 @@ def recover(
             logger.warning("record.kept", extra={"target_path": record.target, "error": exc})
             kept[name] = record
     recorded = {record.target for record in kept.values()}
-    stores = {Path(record.store) for record in kept.values() if record.store}
     for note in notes.values():
-        if note.target not in recorded:
-            store = options.store or next(iter(stores), None)
-            if adopted := _adopted(note, options, targets, store, clock):
-                kept[adopted.lease] = adopted
+        if note.target not in recorded and (lost := _adopted(note, options, targets, clock)):
+            kept[lost.lease] = lost
     return kept
 
 
@@ -112,13 +111,9 @@ def _stands(record: Publication, targets: Targets, *, is_known: bool) -> bool:
             return False
 
 
-def _adopted(
-    note: Note, options: Options, targets: Targets, store: Path | None, clock: Clock
-) -> Publication | None:
+def _adopted(note: Note, options: Options, targets: Targets, clock: Clock) -> Publication | None:
     """The record of a mount that has lost its own; None: nothing is mounted there."""
-    lines = mounts_at(mount_table(), note.target)
-    facts = targets.look(note.target, None)
-    if facts.mount is not Mount.FOREIGN or not lines:
+    if targets.look(note.target, None).mount is not Mount.FOREIGN:
         return None
     count, size = _counted(note.target)
     record = Publication(
@@ -129,9 +124,10 @@ def _adopted(
         files=count,
         published_ns=clock.wall_ns(),
     )
-    if store is not None and (place := _place_in(store, lines[-1], note.target)):
-        artifact, path = place
-        record = record.but(artifact=str(artifact), store=str(store), path=str(path))
+    if place := _place_of(note, mount_table(), options.store):
+        record = record.but(
+            artifact=str(place.artifact), store=str(place.store), path=str(place.path)
+        )
     try:
         targets.show(record, Facts(mount=Mount.WRITABLE, record=record, is_fresh=True))
     except DamselflyError as exc:
@@ -140,19 +136,33 @@ def _adopted(
     return record
 
 
-def _place_in(store: Path, line: MountLine, target: str) -> tuple[Digest, Path] | None:
-    """Which view of the store is mounted, if it is one: `.../views/<artifact>/<view>`."""
-    parts = Path(line.root).parts
-    if "views" not in parts:
-        return None
-    start = len(parts) - 1 - parts[::-1].index("views")
-    try:
-        artifact = Digest.parse(f"blake3:{parts[start + 1]}")
-        path = store.joinpath(*parts[start:])
-        meant, seen = os.stat(path), os.stat(target)
-    except (IndexError, OSError, UsageError):
-        return None
-    return (artifact, path) if (meant.st_dev, meant.st_ino) == (seen.st_dev, seen.st_ino) else None
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A view in a store: `<store>/views/<artifact>/<view>`."""
+
+    store: Path
+    artifact: Digest
+    path: Path
+
+
+def _place_of(note: Note, table: str, store: Path | None) -> _Place | None:
+    """Which view is mounted: one in this store, or in any that is on the same file system."""
+    *_, upper = mounts_at(table, note.target)
+    seen = os.stat(note.target)
+    for text in paths_of(table, upper):
+        path = Path(text)
+        if store is not None and not path.is_relative_to(store):
+            continue
+        parts = path.parts
+        try:
+            start = len(parts) - 1 - parts[::-1].index(_VIEWS)
+            artifact = Digest.parse(f"blake3:{parts[start + 1]}")
+            meant = os.stat(path)
+        except (ValueError, IndexError, OSError, UsageError):
+            continue
+        if (meant.st_dev, meant.st_ino) == (seen.st_dev, seen.st_ino):
+            return _Place(Path(*parts[:start]), artifact, path)
+    return None
 
 
 def _counted(target: str) -> tuple[int, int]:

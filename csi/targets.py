@@ -10,7 +10,6 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 from damselfly.clock import Clock
 from damselfly.csi import mount
@@ -19,18 +18,14 @@ from damselfly.csi.mountinfo import MountLine, mounts_at
 from damselfly.csi.places import folder_below, through
 from damselfly.csi.publication import Facts, Mount, Publication
 from damselfly.csi.records import Records
-from damselfly.csi.status import CSIError, PreconditionError
-from damselfly.errors import StoreFullError, UsageError
+from damselfly.csi.status import CSIError, KernelError, PreconditionError, system_error
+from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
 
 logger = logging.getLogger(__name__)
 
 TARGET_MODE = 0o750
 TARGET_BYTES_MAX = 4096
-
-
-class MountError(CSIError):
-    """The kernel refuses a step of a publish or an unpublish. INTERNAL: somebody must look."""
 
 
 class Targets:
@@ -117,7 +112,7 @@ class Targets:
         """Lease, record, mount if need be, and see that it is read-only.
 
         Raises:
-            CSIError, StoreFullError: It did not work; what was made is as it was left.
+            DamselflyError: It did not work; what was made is as it was left.
         """
         try:
             self._hold(record)
@@ -129,7 +124,9 @@ class Targets:
                 if facts.mount is not Mount.WELL:
                     mount.seal(through(parent, name))
         except OSError as exc:
-            _fail(f"mounting {record.path or 'the volume'} at {record.target}", exc)
+            raise system_error(
+                f"mounting {record.path or 'the volume'} at {record.target}", exc
+            ) from exc
 
     def _hold(self, record: Publication) -> None:
         # The lease first, then a look at the view (in `_bind`): an eviction looks in that order.
@@ -176,7 +173,7 @@ class Targets:
         except FileNotFoundError:
             pass
         except OSError as exc:
-            _fail(f"unmounting {target}", exc)
+            raise system_error(f"unmounting {target}", exc) from exc
 
     def take_away(
         self, target: str, record: Publication | None, *, leaves_foreign: bool = False
@@ -192,7 +189,7 @@ class Targets:
         try:
             self.clear(target)
             self._remove_folder(target)
-        except (MountError, PreconditionError):
+        except (KernelError, PreconditionError):
             if not leaves_foreign or self._is_mounted(target):
                 raise
         if record is not None:
@@ -205,7 +202,7 @@ class Targets:
         except FileNotFoundError:
             pass
         except OSError as exc:
-            _fail(f"removing the directory {target}", exc)
+            raise system_error(f"removing the directory {target}", exc) from exc
 
     def _is_mounted(self, target: str) -> bool:
         return bool(mounts_at(mount.mount_table(), target))
@@ -217,10 +214,7 @@ class Targets:
             CSIError: The record cannot be removed.
         """
         self.release(record)
-        try:
-            self._records.remove(record.lease)
-        except OSError as exc:
-            _fail(f"removing the record of {record.volume_id}", exc)
+        self._records.remove(record.lease)
 
     def release(self, record: Publication) -> None:
         """Give a lease back. If the store does not let us, a later sweep does it."""
@@ -230,11 +224,3 @@ class Targets:
             Leases(self._store_of(record)).release(Digest.parse(record.artifact), record.lease)
         except (OSError, UsageError) as exc:
             logger.warning("lease.kept", extra={"lease": record.lease, "error": exc})
-
-
-def _fail(what: str, exc: OSError) -> NoReturn:
-    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        raise StoreFullError(what) from exc
-    if exc.errno == errno.ENOENT:
-        raise PreconditionError(what) from exc
-    raise MountError(what) from exc

@@ -166,8 +166,8 @@ def lease_prefix(driver_name: str) -> str:
     return f"{driver_name}-"
 
 
-def created_volume_id(name: str) -> str:
-    """The id of a volume that is created under a name: always the same one.
+def file_name(name: str) -> str:
+    """What a file about `name` is called, and a volume that is created under it: always the same.
 
     The name itself, where it is plain enough for logs and file names; Kubernetes' are.
     """

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from damselfly.client.answers import Credentials, Opened, VolumeRequest
+from damselfly.client.record import Record
 from damselfly.clock import Clock
 from damselfly.csi.exclusive import Exclusive
 from damselfly.csi.leases import Leases
@@ -28,14 +29,23 @@ from damselfly.csi.publication import (
     conflict,
     publish,
 )
+from damselfly.csi.records import Records
 from damselfly.csi.status import CSIError, PendingError, VolumeNotFoundError, code_of
 from damselfly.csi.targets import Targets
-from damselfly.csi.volume import Wish, lease_id, lease_prefix
+from damselfly.csi.volume import Wish, file_name, lease_id, lease_prefix
 from damselfly.errors import CapacityError, DamselflyError, RemoteProtocolError, UsageError
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 
 logger = logging.getLogger(__name__)
+
+
+class SeenStore(Record):
+    """A store that something was mounted from."""
+
+    store: str
+    format: int = 1
+
 
 LOOKS_MAX = 8
 """Steps of one publish: clear, open, show, and the same once more if somebody interferes."""
@@ -50,6 +60,7 @@ class Volumes:
         targets: Targets,
         agent: Agent,
         published: Mapping[str, Publication],
+        stores: Records[SeenStore],
         exclusive: Exclusive,
         clock: Clock,
     ) -> None:
@@ -59,6 +70,10 @@ class Volumes:
         self._agent = agent
         self._clock = clock
         self._records = {record.target: record for record in published.values()}
+        self._store_records = stores
+        self._stores_seen = stores.open()
+        for record in filter(lambda record: record.store, published.values()):
+            self._stores_seen.setdefault(file_name(record.store), SeenStore(store=record.store))
         self._openings: dict[str, Opening] = {}
         self._releasing: set[str] = set()
         self._is_stopping = False
@@ -216,6 +231,8 @@ class Volumes:
         assert shown is not None
         before = self._records.get(shown.target)
         try:
+            if facts.is_fresh:
+                await self._remember_store(shown.store)
             await self._exclusive.work(partial(self._targets.show, shown, facts))
         except DamselflyError as exc:
             if facts.mount is not Mount.WELL:
@@ -291,7 +308,15 @@ class Volumes:
         """Every store that we know of: the one we were told, else those that were seen."""
         if self._options.store is not None:
             return {self._options.store}
-        return {Path(store) for record in self._records.values() if (store := record.store)}
+        return {Path(seen.store) for seen in self._stores_seen.values()}
+
+    async def _remember_store(self, store: str) -> None:
+        """Leases are looked for in every store that was ever mounted from, also after a restart."""
+        name = file_name(store)
+        if self._options.store is None and name not in self._stores_seen:
+            seen = SeenStore(store=store)
+            await self._exclusive.work(partial(self._store_records.put, name, seen))
+            self._stores_seen[name] = seen
 
     # --- taking away --------------------------------------------------------------------------
 
@@ -315,9 +340,11 @@ class Volumes:
                 del self._openings[target]
         await self._exclusive.work(partial(self._targets.take_away, target, record))
         self._records.pop(target, None)
-        if opening is not None:
-            await self._release_everywhere(opening.lease)
-        if record is not None:
+        if record is None:
+            # The agent may have leased it for a call of which nothing else is left.
+            lease = lease_id(self._options.driver_name, volume_id, target)
+            await self._release_everywhere(lease)
+        else:
             logger.info("volume.unpublished", extra={"volume_id": volume_id, "target_path": target})
 
     async def sweep(self) -> None:

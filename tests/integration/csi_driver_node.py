@@ -1,4 +1,4 @@
-"""One node for the driver's own tests: a kubelet's directory, a fake agent, the driver's process."""
+"""A node for the driver's own tests: a kubelet's directory, a fake agent, the driver's process."""
 
 import json
 import os

@@ -8,6 +8,7 @@ import pytest
 
 from bench.mounts import mounts_at
 from damselfly.client.answers import Progress
+from damselfly.csi.proto import csi_pb2
 from damselfly.errors import AgentUnavailableError, DamselflyError, StoreFullError, error_classes
 from tests.fakes.volume_agent import model
 from tests.integration.csi_driver_node import (
@@ -137,7 +138,7 @@ def test_fifty_volumes_at_once_and_a_probe_among_them(node: Node) -> None:
             for volume, target in targets.items()
         ]
         wait_until(lambda: node.agent.asked[REF] == 50, "not all have asked the agent")
-        node.driver.call(*probe(), 0.5)
+        node.driver.call("Identity/Probe", csi_pb2.ProbeRequest(), csi_pb2.ProbeResponse, 0.5)
         node.agent.may_go_on.set()
         for call in calls:
             call.result()
@@ -146,12 +147,6 @@ def test_fifty_volumes_at_once_and_a_probe_among_them(node: Node) -> None:
         assert len(mounts_at(target)) == 1
         node.driver.unpublish(volume, target)
     assert node.left_behind(targets["v0"]) == []
-
-
-def probe():  # type: ignore[no-untyped-def]
-    from damselfly.csi.proto import csi_pb2  # noqa: PLC0415
-
-    return "Identity/Probe", csi_pb2.ProbeRequest(), csi_pb2.ProbeResponse
 
 
 @pytest.mark.parametrize("cls", error_classes().values(), ids=lambda cls: cls.__name__)
