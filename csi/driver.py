@@ -51,7 +51,7 @@ def run(options: Options) -> int:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from group
+        raise first from first.__cause__  # Its cause is worth more than the group it came in.
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from damselfly.errors import ConfigError
 
 DRIVER_NAME = "csi.damselfly.dev"
+SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, less its closing zero
 # As CSI has it. A name is also a folder, a label's prefix and the beginning of a lease's id.
 _DRIVER_NAME = re.compile(r"[a-zA-Z](?:[-a-zA-Z0-9_.]{0,61}[a-zA-Z])?", re.ASCII)
 
@@ -99,6 +100,15 @@ def socket_path(endpoint: str) -> Path:
     path = Path(endpoint.removeprefix("unix:").removeprefix("//"))
     if not path.is_absolute():
         raise ConfigError(f"{endpoint!r} is no endpoint: write unix:///PATH/csi.sock")
-    if len(bytes(path)) > 107:  # sockaddr_un.sun_path, less its closing zero
-        raise ConfigError(f"{endpoint!r} is longer than a socket's path may be (107 bytes)")
+    return check_socket_path(path)
+
+
+def check_socket_path(path: Path) -> Path:
+    """Give a socket's path back if it is short enough.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if len(bytes(path)) > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(f"{path} is longer than the path of a socket may be (107 bytes)")
     return path

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from damselfly.csi.calls import Calls, Context
-from damselfly.csi.options import Options
+from damselfly.csi.options import Options, check_socket_path
 from damselfly.csi.proto import registration_pb2
 from damselfly.csi.server import SocketServer, service
 from damselfly.errors import ConfigError
@@ -23,9 +23,13 @@ CSI_VERSIONS = ("1.0.0",)
 
 
 class Registration:
-    """Answers pluginregistration.Registration, on a server and a socket of its own."""
+    """Answers pluginregistration.Registration, on a server and a socket of its own.
+
+    Raises ConfigError if the socket's path would be too long.
+    """
 
     def __init__(self, options: Options, calls: Calls) -> None:
+        check_socket_path(options.registration_socket)
         self._options = options
         self._calls = calls
         self.registered = asyncio.Event()

@@ -72,6 +72,7 @@ class SocketServer:
             status = aside.lstat()
             aside.rename(self._path)
         except (OSError, RuntimeError) as exc:
+            await server.stop(None)
             aside.unlink(missing_ok=True)
             raise ConfigError(f"making the socket {self._path}") from exc
         finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,13 @@ class Node:
         """Kill the driver and start it again."""
         self.driver.process.kill()
         self.driver.start(*options)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder in which sockets have paths that are short enough, as pytest's own have not."""
+    with tempfile.TemporaryDirectory(prefix="csi-") as name:
+        yield Path(name)
 
 
 @contextmanager
