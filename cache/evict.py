@@ -114,3 +114,19 @@ def choose(candidates: Sequence[Candidate], sizes: Mapping[int, int], wanted: Sh
         if any(sizes.get(file) and going[file] == naming[file] for file in victim.files)
     )
     return Choice(is_enough=True, victims=useful, evictable_bytes=freed)
+
+
+def evictable(candidates: Sequence[Candidate], sizes: Mapping[int, int]) -> int:
+    """How much would be free if everybody went who may."""
+    return choose(candidates, sizes, Shortage(must=0, should=0)).evictable_bytes
+
+
+def available(room: Room, evictable_bytes: int, limits: Limits) -> int:
+    """The most that `shortage` and `choose` would let somebody promise now; never negative.
+
+    The watermarks are no bound: they say when an eviction begins and ends, not what is refused.
+    """
+    most = room.free_bytes - limits.keep_free_bytes
+    if limits.capacity_bytes is not None:
+        most = min(most, limits.capacity_bytes - room.own_bytes)
+    return max(0, most + evictable_bytes)

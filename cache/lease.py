@@ -1,9 +1,13 @@
 """The folder of leases. `model/lease.py` has their format, and the rules for who makes one."""
 
+import re
+
 from damselfly.cache.directory import Directory
 from damselfly.errors import DamselflyError
 from damselfly.model.digest import Digest
 from damselfly.model.lease import LEASE_BYTES_MAX, Lease, check_lease_id, encode, parse
+
+_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Leases:
@@ -12,15 +16,17 @@ class Leases:
     def __init__(self, folder: Directory) -> None:
         self._folder = folder
 
-    def make(self, artifact: Digest, lease_id: str, expires_ns: int | None, now_ns: int) -> None:
-        """Make or replace a lease.
+    def make(self, artifact: Digest, lease_id: str, expires_ns: int | None, now_ns: int) -> bool:
+        """Make or replace a lease; True: there was none of that id.
 
         Raises:
             UsageError: the id cannot be a file's name.
         """
         check_lease_id(lease_id)
         with self._folder.make_folder(artifact.hex) as folder:
+            is_new = folder.stat(lease_id) is None
             folder.write(lease_id, encode(expires_ns, now_ns))
+        return is_new
 
     def release(self, artifact: Digest, lease_id: str) -> bool:
         """Remove a lease; False: there was none."""
@@ -45,6 +51,11 @@ class Leases:
             ]
         return tuple(lease for lease in found if not lease.is_over(now_ns))
 
+    def count(self, now_ns: int) -> int:
+        """How many leases hold something now."""
+        artifacts = (name for name in self._folder.names() if is_hex(name))
+        return sum(len(self.of(Digest(bytes.fromhex(name)), now_ns)) for name in artifacts)
+
     def sweep(self, now_ns: int) -> int:
         """Remove expired leases, temporaries, and folders that are empty then; count the first."""
         count = 0
@@ -63,6 +74,11 @@ class Leases:
                         count += 1
             self._folder.remove_if_empty(name)
         return count
+
+
+def is_hex(name: str) -> bool:
+    """The name of an artifact's folder."""
+    return _HEX.fullmatch(name) is not None
 
 
 def _read(folder: Directory, name: str) -> Lease:

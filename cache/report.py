@@ -55,6 +55,20 @@ class Usage:
     artifact_count: int
     file_count: int
     chunk_count: int
+    lease_count: int
+    pin_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomFor:
+    """How much could be stored, if everything went that may go."""
+
+    available_bytes: int
+    """With what is here already of the files that were asked about."""
+    bytes: int
+    """Of those files."""
+    bytes_held: int
+    """... which are here; a file that is there twice counts twice."""
 
 
 @dataclass(frozen=True, kw_only=True)

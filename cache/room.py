@@ -10,12 +10,12 @@ Leases are read from disk when it matters, because other processes make them (`l
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from damselfly.cache import disk
 from damselfly.cache.catalog import ArtifactRow, Catalog, FileRow
 from damselfly.cache.directory import Directory
-from damselfly.cache.evict import Candidate, Choice, Room, choose, shortage
+from damselfly.cache.evict import Candidate, Choice, Room, available, choose, evictable, shortage
 from damselfly.cache.files import Files
 from damselfly.cache.lease import Leases
 from damselfly.cache.limits import Limits
@@ -23,6 +23,7 @@ from damselfly.cache.report import Removed
 from damselfly.cache.views import Views
 from damselfly.clock import Clock
 from damselfly.errors import StoreFullError
+from damselfly.model.digest import Digest
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,7 @@ class RoomKeeper:
             StoreFullError: not even evicting all that may go would do.
         """
         with self.lock:
-            own, _, _ = self._catalog.totals()
-            _, unallocated = self._files.promised_bytes()
-            room = Room(own_bytes=own, free_bytes=self.free_bytes() - unallocated)
+            room = self._now()
             wanted = shortage(room, need, self._limits)
             if not wanted.should:
                 return
@@ -92,6 +91,24 @@ class RoomKeeper:
                 [row for row in self._catalog.artifacts() if row.id in chosen],
                 [row for row in rows if -row.id in chosen],
             )
+
+    def available(self, apart: Digest | None, kept: Collection[int]) -> int:
+        """What could be promised in all, if everything went but the artifact `apart` and `kept`."""
+        with self.lock:
+            candidates, _ = self._candidates()
+            pulled, _ = self._files.in_use()
+            freeable = {
+                row.id: row.bytes
+                for row in self._catalog.files()
+                if row.ino is not None and row.id not in pulled and row.id not in kept
+            }
+            others = [one for one in candidates if one.name != str(apart)]
+            return available(self._now(), evictable(others, freeable), self._limits)
+
+    def _now(self) -> Room:
+        own, _, _ = self._catalog.totals()
+        _, unallocated = self._files.promised_bytes()
+        return Room(own_bytes=own, free_bytes=self.free_bytes() - unallocated)
 
     @property
     def path(self) -> str:

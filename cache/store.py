@@ -30,6 +30,7 @@ from damselfly.cache.ingest import Ingest
 from damselfly.cache.lease import Leases
 from damselfly.cache.limits import Limits
 from damselfly.cache.lock import StoreLock, check_format
+from damselfly.cache.proofs import Proofs
 from damselfly.cache.reconcile import Reconciliation
 from damselfly.cache.report import (
     ArtifactInfo,
@@ -37,6 +38,7 @@ from damselfly.cache.report import (
     BadChunk,
     Reconciled,
     Removed,
+    RoomFor,
     Usage,
     Verified,
 )
@@ -44,11 +46,13 @@ from damselfly.cache.room import RoomKeeper
 from damselfly.cache.scrub import Scrub
 from damselfly.cache.sealing import Sealing
 from damselfly.cache.syncer import Syncer
+from damselfly.cache.tree import Tree, hub_tree, plain_tree
 from damselfly.cache.views import Views
 from damselfly.clock import Clock
 from damselfly.errors import ArtifactNotFoundError, IntegrityError, LeaseHeldError
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
+from damselfly.model.hub import HubName
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 
@@ -85,6 +89,7 @@ class Store:
         self._files = Files(folders[layout.PARTIAL], folders[layout.FILES], catalog, limits)
         self._views = Views(folders[layout.VIEWS], tmp, self._files, catalog)
         self._leases = Leases(folders[layout.LEASES])
+        self.proofs = Proofs(root, catalog)
         self._scrub = Scrub(self._files, self._views)
         self._syncer = Syncer(self._files, limits)
         self._room = RoomKeeper(
@@ -250,10 +255,13 @@ class Store:
             first += len(file.chunks)
         return Bitmap(first, bits)
 
-    def view(self, artifact: Digest, files: frozenset[int] | None = None) -> Path:
+    def view(
+        self, artifact: Digest, files: frozenset[int] | None = None, hub: HubName | None = None
+    ) -> Path:
         """The read-only tree of an artifact's files, or of those numbers: every one of them whole.
 
-        Each file's looks are compared with the account first; one that differs is re-read.
+        With `hub` it is the tree that the hub's client keeps, under that name (`tree.py`). Each
+        file's looks are compared with the account first; one that differs is re-read.
 
         Raises:
             ArtifactNotFoundError: not here, or not all of what was asked.
@@ -263,23 +271,29 @@ class Store:
         numbers = frozenset(range(len(manifest.files))) if files is None else files
         assert all(0 <= number < len(manifest.files) for number in numbers)
         is_all = len(numbers) == len(manifest.files)
-        name = layout.view_name(None if is_all else numbers)
+        name = layout.view_name(None if is_all else numbers, hub)
         with disk.disk_errors(f"making a view of {artifact}"):
             for _ in range(_ATTEMPTS):
                 with self._room.lock:
                     rows = self._whole_files(artifact, manifest, numbers)
                     doubtful = [row for row in rows.values() if self._files.is_doubtful(row)]
                     if not doubtful:
-                        return self._show(artifact, manifest, name, rows)
+                        files_by_path = [(manifest.files[n].path, row) for n, row in rows.items()]
+                        tree = hub_tree(files_by_path, hub) if hub else plain_tree(files_by_path)
+                        return self._show(artifact, manifest, name, rows, tree)
                 for row in {row.id: row for row in doubtful}.values():
                     self._scrub.check(row)
         raise IntegrityError(f"files of {artifact} change while they are re-read")
 
     def _show(
-        self, artifact: Digest, manifest: Manifest, name: str, rows: dict[int, FileRow]
+        self,
+        artifact: Digest,
+        manifest: Manifest,
+        name: str,
+        rows: dict[int, FileRow],
+        tree: Tree,
     ) -> Path:
-        entries = [(manifest.files[number].path, row) for number, row in rows.items()]
-        self._views.ensure(artifact, name, entries)
+        self._views.ensure(artifact, name, tree)
         owner = self._artifact(artifact)
         bits = Bitmap.of(len(manifest.files), rows).to_bytes()
         with self._catalog.change() as change:
@@ -310,6 +324,15 @@ class Store:
             with self._catalog.change() as change:
                 change.set_artifact_files(owner.id, shared)
         return found
+
+    def holds(self, artifact: Digest, files: frozenset[int] | None = None) -> bool:
+        """Whether a view of these files could be made now, as far as the account says."""
+        manifest = self.manifest(artifact)
+        if manifest is None:
+            return False
+        numbers = range(len(manifest.files)) if files is None else sorted(files)
+        rows = (self._catalog.file_of_content(manifest.file_id(number)) for number in numbers)
+        return all(row is not None and row.is_whole for row in rows)
 
     # --- artifacts ---
 
@@ -362,6 +385,10 @@ class Store:
     def artifact_of(self, ref: str, revision: str | None = None) -> Digest | None:
         """What `ref` was at a revision; with None, when it was last remembered."""
         return self._catalog.artifact_of(ref, revision)
+
+    def revisions(self, ref: str) -> list[tuple[str, Digest]]:
+        """What `ref` was at its revisions, the one seen last first."""
+        return self._catalog.revisions(ref)
 
     def revision_of(self, ref: str, artifact: Digest) -> str | None:
         """At which revision `ref` was this artifact, when that was last remembered."""
@@ -420,10 +447,10 @@ class Store:
             with self._catalog.change() as change:
                 change.set_pinned(artifact, pinned_ns)
 
-    def lease(self, artifact: Digest, lease_id: str, ttl_s: float | None = None) -> None:
+    def lease(self, artifact: Digest, lease_id: str, ttl_s: float | None = None) -> bool:
         """Protect an artifact from eviction and removal; may come before the artifact does.
 
-        Made again, it replaces the one of that id: that is how a lease is renewed.
+        Made again, it replaces the one of that id: that is how a lease is renewed. True: it is new.
 
         Raises:
             UsageError: the id cannot be a file's name.
@@ -431,9 +458,10 @@ class Store:
         now_ns = self._clock.wall_ns()
         expires_ns = None if ttl_s is None else now_ns + int(ttl_s * _S)
         with self._room.lock, disk.disk_errors(f"leasing {artifact}"):
-            self._leases.make(artifact, lease_id, expires_ns, now_ns)
+            is_new = self._leases.make(artifact, lease_id, expires_ns, now_ns)
             with self._catalog.change() as change:
                 change.touch_artifact(artifact, now_ns)
+        return is_new
 
     def release(self, artifact: Digest, lease_id: str) -> bool:
         """End a lease; False: there was none.
@@ -558,6 +586,7 @@ class Store:
         pulled, _ = self._files.in_use()
         with disk.disk_errors(f"asking for the space under {self.path}"):
             free = self._room.free_bytes()
+            leases = self._leases.count(self._clock.wall_ns())
         return Usage(
             bytes=own,
             capacity_bytes=self.limits.capacity_bytes,
@@ -572,4 +601,30 @@ class Store:
             artifact_count=len(self._catalog.artifacts()),
             file_count=file_count,
             chunk_count=chunk_count,
+            lease_count=leases,
+            pin_count=self._catalog.pin_count(),
         )
+
+    def room_for(
+        self, artifact: Digest | None = None, files: frozenset[int] | None = None
+    ) -> RoomFor:
+        """How much could be stored, all in all, or of these files of an artifact that is known.
+
+        Raises:
+            ArtifactNotFoundError: the artifact is not known.
+            IntegrityError: the disk refuses.
+        """
+        size = held = 0
+        rows: dict[int, FileRow] = {}
+        if artifact is not None:
+            manifest = self._known(artifact)
+            for number in range(len(manifest.files)) if files is None else sorted(files):
+                size += manifest.files[number].bytes
+                row = self._catalog.file_of_content(manifest.file_id(number))
+                if row is not None:
+                    held += row.held_bytes
+                    rows[row.id] = row
+        with disk.disk_errors(f"asking for the space under {self.path}"):
+            others = self._room.available(artifact, rows)
+        here = sum(row.bytes for row in rows.values() if row.ino is not None)
+        return RoomFor(available_bytes=others + here, bytes=size, bytes_held=held)

@@ -6,6 +6,7 @@ the test's event loop or in a process of its own.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,17 +14,33 @@ from typing import TypeVar
 import pytest
 
 from damselfly.client.agent import AgentClient
-from damselfly.client.answers import BadChunk, Progress, Pulled, PullRequest, Verified
+from damselfly.client.answers import (
+    BadChunk,
+    CapacityRequest,
+    Credentials,
+    Opened,
+    Progress,
+    Pulled,
+    PullRequest,
+    Verified,
+    VolumeRequest,
+)
 from damselfly.errors import (
     ArtifactNotFoundError,
     CancelledError,
     JobNotFoundError,
     LeaseHeldError,
+    OriginDeniedError,
     OriginNotFoundError,
     UsageError,
+    explain,
 )
+from damselfly.model.digest import Digest
+from damselfly.model.lease import lease_path
 
 T = TypeVar("T")
+TOKEN = "conformance-s3cret"
+OWNER = Credentials(token=TOKEN)
 
 
 @dataclass(frozen=True)
@@ -31,13 +48,15 @@ class Served:
     """An agent with an empty store, and what it can reach.
 
     `hold` keeps a pull that begins after it from ending before `release`. `files` must have one
-    that matches `*.safetensors` and one that does not.
+    that matches `*.safetensors` and one that does not. `private_ref` has the same files for who
+    shows `TOKEN`.
     """
 
     socket: Path
     ref: str
     files: Mapping[str, bytes]
     missing_ref: str
+    private_ref: str
     hold: Callable[[], None]
     release: Callable[[], None]
 
@@ -73,6 +92,29 @@ async def told(items: Iterable[T]) -> list[T]:
     return await asyncio.to_thread(lambda: list(items))
 
 
+def last_of(client: AgentClient, request: VolumeRequest) -> Opened:
+    """What a volume's stream ends with."""
+    *_, last = client.open_volume(request)
+    assert isinstance(last, Opened)
+    return last
+
+
+async def opened(served: Served, request: VolumeRequest) -> Opened:
+    """Open a volume to the end."""
+    return await asyncio.to_thread(last_of, served.client, request)
+
+
+def lease_of(volume: Opened, lease: str) -> Path:
+    """Where the volume's lease has to lie."""
+    return Path(volume.store) / lease_path(Digest.parse(volume.artifact), lease)
+
+
+def leases_below(store: str) -> list[str]:
+    """The ids of all leases of a store."""
+    folder = Path(store, "leases")
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
 def files_below(view: str) -> dict[str, bytes]:
     """The files of a view."""
     root = Path(view)
@@ -81,7 +123,7 @@ def files_below(view: str) -> dict[str, bytes]:
     }
 
 
-def next_of(items: Iterator[Progress | Pulled]) -> Progress | Pulled:
+def next_of(items: Iterator[T]) -> T:
     """The next item (a StopIteration cannot leave a thread)."""
     return next(items)
 
@@ -280,3 +322,161 @@ class AgentAPIConformance:
 
         assert {check.verdict for check in diagnosis.checks} <= {"ok", "warning", "bad"}
         assert "agent.listen" in {setting.key for setting in diagnosis.settings}
+
+    # --- volumes ------------------------------------------------------------------------------
+
+    async def test_a_volume_shows_the_files_and_is_leased(self, served: Served) -> None:
+        volume = await opened(served, VolumeRequest(ref=served.ref, lease="v1"))
+
+        assert files_below(volume.path) == served.files
+        assert volume.files == len(served.files)
+        assert volume.bytes == sum(map(len, served.files.values()))
+        assert Path(volume.path).is_relative_to(volume.store)
+        assert lease_of(volume, "v1").is_file()
+        with pytest.raises(LeaseHeldError):
+            await ask(served.client.remove, volume.artifact)
+
+    async def test_removing_the_leases_file_gives_it_back(self, served: Served) -> None:
+        volume = await opened(served, VolumeRequest(ref=served.ref, lease="v1"))
+
+        lease_of(volume, "v1").unlink()
+
+        assert (await ask(served.client.remove, volume.artifact)).artifact == volume.artifact
+        assert not Path(volume.path).exists()
+
+    async def test_a_volume_of_what_is_here_is_opened_at_once(self, served: Served) -> None:
+        first = await opened(served, VolumeRequest(ref=served.ref, lease="v1"))
+
+        items = await told(served.client.open_volume(VolumeRequest(ref=served.ref, lease="v2")))
+
+        assert items == [first]
+        assert leases_below(first.store) == ["v1", "v2"]
+
+    async def test_the_same_volume_is_opened_again_under_its_lease(self, served: Served) -> None:
+        request = VolumeRequest(ref=served.ref, lease="v1")
+        first = await opened(served, request)
+
+        again = await opened(served, request)
+
+        assert again == first
+        assert leases_below(first.store) == ["v1"]
+
+    async def test_volumes_of_one_ref_are_one_pull(self, served: Served) -> None:
+        served.hold()
+        leases = [f"v{number}" for number in range(20)]
+        requests = [VolumeRequest(ref=served.ref, lease=lease) for lease in leases]
+        with ThreadPoolExecutor(len(leases)) as threads:
+            volumes = [threads.submit(last_of, served.client, request) for request in requests]
+            await until(lambda: len(served.client.pulls()) > 0)
+
+            running = await ask(served.client.pulls)
+            served.release()
+            shown = {await asyncio.wrap_future(volume) for volume in volumes}
+
+        assert len(running) == 1
+        assert len(shown) == 1
+        assert leases_below(shown.pop().store) == sorted(leases)
+
+    async def test_hanging_up_leaves_the_pull_going_and_no_lease(self, served: Served) -> None:
+        served.hold()
+        items = served.client.open_volume(VolumeRequest(ref=served.ref, lease="v1"))
+        await ask(next_of, items)
+        await until(lambda: len(served.client.pulls()) > 0)
+
+        await ask(items.close)
+
+        assert len(await ask(served.client.pulls)) == 1
+        served.release()
+        volume = await opened(served, VolumeRequest(ref=served.ref, lease="v2"))
+        assert files_below(volume.path) == served.files
+        assert leases_below(volume.store) == ["v2"]
+
+    async def test_filters_choose_the_files_of_a_volume(self, served: Served) -> None:
+        request = VolumeRequest(ref=served.ref, lease="v1", include=("*.safetensors",))
+
+        shown = files_below((await opened(served, request)).path)
+
+        wanted = {path for path in served.files if path.endswith(".safetensors")}
+        assert set(shown) == wanted
+
+    async def test_a_volume_in_the_hubs_layout_has_a_snapshot(self, served: Served) -> None:
+        request = VolumeRequest(ref=served.ref, lease="v1", layout="hf-cache")
+
+        volume = await opened(served, request)
+
+        (repository,) = Path(volume.path).glob("models--*--*")
+        revision = (repository / "refs" / "main").read_text()
+        assert files_below(str(repository / "snapshots" / revision)) == served.files
+
+    async def test_a_volume_that_cannot_be_leaves_no_lease(self, served: Served) -> None:
+        volume = await opened(served, VolumeRequest(ref=served.ref, lease="here"))
+
+        for request, error in (
+            (VolumeRequest(ref=served.missing_ref, lease="v1"), OriginNotFoundError),
+            (VolumeRequest(ref=served.private_ref, lease="v2"), OriginDeniedError),
+            (VolumeRequest(ref="no ref", lease="v3"), UsageError),
+            (VolumeRequest(ref=served.ref, lease="../v4"), UsageError),
+            (VolumeRequest(ref=served.ref, lease="v5", layout="zip"), UsageError),
+        ):
+            with pytest.raises(error):
+                await opened(served, request)
+
+        assert leases_below(volume.store) == ["here"]
+
+    async def test_a_private_copy_is_shown_to_who_may_see_it_alone(self, served: Served) -> None:
+        private = VolumeRequest(ref=served.private_ref, lease="v1", credentials=OWNER)
+        volume = await opened(served, private)
+
+        for lease, credentials in (("v2", None), ("v3", Credentials(token="wrong-s3cret"))):
+            stranger = private.but(lease=lease, credentials=credentials)
+            with pytest.raises(OriginDeniedError) as caught:
+                await opened(served, stranger)
+            assert "s3cret" not in explain(caught.value)
+
+        assert files_below(volume.path) == served.files
+        assert await opened(served, private.but(lease="v4")) == volume
+        assert leases_below(volume.store) == ["v1", "v4"]
+
+    async def test_credentials_open_a_private_pull(self, served: Served) -> None:
+        request = PullRequest(ref=served.private_ref)
+        with pytest.raises(OriginDeniedError):
+            await pulled(served, request)
+
+        done = await pulled(served, request.but(credentials=OWNER))
+
+        assert files_below(done.path) == served.files
+
+    async def test_what_is_being_copied_is_kept_until_nobody_listens(self, served: Served) -> None:
+        items = served.client.pull(served.request.but(hold=True))
+        while not isinstance(done := await ask(next_of, items), Pulled):
+            pass
+
+        with pytest.raises(LeaseHeldError):
+            await ask(served.client.remove, done.artifact)
+        assert (await ask(served.client.status)).store.leases == 1
+        await ask(items.close)
+
+        await until(lambda: served.client.status().store.leases == 0)
+        assert (await ask(served.client.remove, done.artifact)).artifact == done.artifact
+
+    async def test_the_status_counts_leases_and_pins(self, served: Served) -> None:
+        volume = await opened(served, VolumeRequest(ref=served.ref, lease="v1"))
+        await ask(served.client.pin, volume.artifact)
+
+        store = (await ask(served.client.status)).store
+
+        assert (store.leases, store.pins) == (1, 1)
+
+    async def test_the_capacity_counts_what_is_here(self, served: Served) -> None:
+        question = CapacityRequest(ref=served.ref)
+        before = await ask(served.client.capacity, question)
+        volume = await opened(served, VolumeRequest(ref=served.ref, lease="v1"))
+
+        after = await ask(served.client.capacity, question)
+
+        assert (before.ref_bytes, before.ref_bytes_held) == (None, 0)
+        assert (after.ref_bytes, after.ref_bytes_held) == (volume.bytes, volume.bytes)
+        assert after.available_bytes >= volume.bytes
+        anything = await ask(served.client.capacity, CapacityRequest())
+        assert anything.available_bytes > 0
+        assert anything.ref_bytes is None

@@ -1,5 +1,6 @@
 """A node without a swarm: models in memory, views on disk. Verified by tests/conformance/agent_api.
 
+The root is its store: leases lie where a store has them. `tokens` are those that open private refs.
 `hold()` keeps pulls from going on past their first progress, until `release()`.
 """
 
@@ -13,10 +14,14 @@ from pathlib import Path
 from damselfly.client.answers import (
     BadChunk,
     Cancelled,
+    Capacity,
+    CapacityRequest,
     Check,
     Collected,
+    Credentials,
     Diagnosis,
     HeldArtifact,
+    Opened,
     Progress,
     Pulled,
     PullRequest,
@@ -26,6 +31,7 @@ from damselfly.client.answers import (
     StoreStatus,
     Verified,
     VerifyProgress,
+    VolumeRequest,
 )
 from damselfly.errors import (
     ArtifactNotFoundError,
@@ -33,10 +39,13 @@ from damselfly.errors import (
     DamselflyError,
     JobNotFoundError,
     LeaseHeldError,
+    OriginDeniedError,
     OriginNotFoundError,
     UsageError,
 )
 from damselfly.model.digest import Digest
+from damselfly.model.hub import HubName
+from damselfly.model.lease import check_lease_id, encode, lease_path
 from damselfly.model.ref import Ref
 from damselfly.model.selection import selects
 
@@ -54,11 +63,18 @@ class _Pull:
 class MemoryNode:
     """See the module. `origin` holds models by ref: paths and their bytes."""
 
-    def __init__(self, root: Path, origin: Mapping[str, Mapping[str, bytes]]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        origin: Mapping[str, Mapping[str, bytes]],
+        tokens: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
         self.origin = origin
+        self.tokens = tokens or {}
         self.held: dict[str, HeldArtifact] = {}
         self._files: dict[str, dict[str, bytes]] = {}
+        self._seen: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Pulled] = {}
         self._pulls: dict[PullRequest, _Pull] = {}
         self._may_go = asyncio.Event()
         self._may_go.set()
@@ -82,7 +98,8 @@ class MemoryNode:
 
     async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
         ref = str(Ref.parse(request.ref))
-        request = request.but(ref=ref)
+        is_held = request.hold
+        request = request.but(ref=ref, hold=False)
         pull = self._pulls.get(request)
         if pull is None:
             pull = self._pulls[request] = _Pull(Progress(ref=ref))
@@ -93,7 +110,16 @@ class MemoryNode:
             await changed.wait()
         if isinstance(pull.outcome, DamselflyError):
             raise pull.outcome
-        yield pull.outcome
+        lease = self._lease(pull.outcome.artifact, "client")
+        if is_held:
+            _make(lease)
+        try:
+            yield pull.outcome
+            if is_held:
+                await asyncio.Event().wait()
+        finally:
+            if is_held:
+                lease.unlink(missing_ok=True)
 
     async def _run(self, request: PullRequest, pull: _Pull) -> None:
         try:
@@ -109,6 +135,7 @@ class MemoryNode:
     async def _fetched(self, request: PullRequest, pull: _Pull) -> Pulled:
         if request.ref not in self.origin:
             raise OriginNotFoundError(f"there is nothing at {request.ref}")
+        self._prove(request.ref, request.credentials)
         everything = dict(self.origin[request.ref])
         files = {
             path: data
@@ -150,10 +177,85 @@ class MemoryNode:
     def _view(self, artifact: str) -> Path:
         return self.root / artifact.removeprefix("blake3:")
 
+    def _hub_view(self, artifact: str) -> Path:
+        return self.root / f"{artifact.removeprefix('blake3:')}-hub"
+
     def _tell(self, pull: _Pull, **changes: object) -> None:
         pull.progress = pull.progress.but(**changes)
         changed, pull.changed = pull.changed, asyncio.Event()
         changed.set()
+
+    # --- volumes ------------------------------------------------------------------------------
+
+    async def open_volume(self, request: VolumeRequest) -> AsyncIterator[Progress | Opened]:
+        if request.layout not in {"plain", "hf-cache"}:
+            raise UsageError(f"{request.layout!r} is no layout")
+        check_lease_id(request.lease)
+        ref = str(Ref.parse(request.ref))
+        self._prove(ref, request.credentials)
+        found = self._seen.get((ref, request.include, request.exclude))
+        if found is None or found.artifact not in self.held:
+            pull = PullRequest(
+                ref=ref,
+                include=request.include,
+                exclude=request.exclude,
+                credentials=request.credentials,
+            )
+            async for item in self.pull(pull):
+                if isinstance(item, Pulled):
+                    found = self._seen[ref, request.include, request.exclude] = item
+                else:
+                    yield item
+        assert found is not None
+        lease = self._lease(found.artifact, request.lease)
+        is_ours = not lease.exists()
+        _make(lease)
+        try:
+            yield Opened(
+                ref=ref,
+                artifact=found.artifact,
+                path=self._shown(ref, found, request.layout),
+                store=str(self.root),
+                bytes=found.bytes,
+                files=found.files,
+            )
+            is_ours = False
+        finally:
+            if is_ours:
+                lease.unlink(missing_ok=True)
+
+    def _prove(self, ref: str, credentials: Credentials | None) -> None:
+        token = credentials.token if credentials is not None else None
+        if ref in self.tokens and token != self.tokens[ref]:
+            raise OriginDeniedError(f"{ref} does not open")
+
+    def _shown(self, ref: str, found: Pulled, layout: str) -> str:
+        if layout == "plain":
+            return found.path
+        name = HubName.of(Ref.parse(ref), Digest.parse(found.artifact))
+        view = self._hub_view(found.artifact)
+        repository = view / name.folder
+        shutil.copytree(found.path, repository / "snapshots" / name.revision, dirs_exist_ok=True)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(name.revision)
+        return str(view)
+
+    def _lease(self, artifact: str, lease_id: str) -> Path:
+        return self.root / lease_path(Digest.parse(artifact), lease_id)
+
+    def _leases(self, artifact: str) -> list[Path]:
+        folder = self._lease(artifact, "any").parent
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+    async def capacity(self, request: CapacityRequest) -> Capacity:
+        found = None
+        if request.ref is not None:
+            ref = str(Ref.parse(request.ref))
+            found = self._seen.get((ref, request.include, request.exclude))
+        if found is None:
+            return Capacity(available_bytes=1 << 40)
+        held = found.bytes if found.artifact in self.held else 0
+        return Capacity(available_bytes=1 << 40, ref_bytes=found.bytes, ref_bytes_held=held)
 
     async def pulls(self) -> Sequence[Progress]:
         return [pull.progress for pull in self._pulls.values()]
@@ -194,8 +296,11 @@ class MemoryNode:
         item = self._find(artifact)
         if item.pinned:
             raise LeaseHeldError(f"{item.artifact} is pinned")
+        if self._leases(item.artifact):
+            raise LeaseHeldError(f"{item.artifact} is leased")
         del self.held[item.artifact]
         shutil.rmtree(self._view(item.artifact))
+        shutil.rmtree(self._hub_view(item.artifact), ignore_errors=True)
         return Removed(artifact=item.artifact, bytes_freed=item.bytes_held)
 
     async def pin(self, artifact: str) -> HeldArtifact:
@@ -257,6 +362,8 @@ class MemoryNode:
                 bytes=sum(item.bytes_held for item in self.held.values()),
                 capacity_bytes=1 << 40,
                 artifacts=len(self.held),
+                leases=sum(len(self._leases(artifact)) for artifact in self.held),
+                pins=sum(item.pinned for item in self.held.values()),
             ),
             pulls=tuple(await self.pulls()),
         )
@@ -266,3 +373,8 @@ class MemoryNode:
             checks=(Check(name="disk", verdict="ok", detail="lots of room"),),
             settings=(Setting(key="agent.listen", value="192.0.2.1:7460", source="--listen"),),
         )
+
+
+def _make(lease: Path) -> None:
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    lease.write_bytes(encode(None, 1))

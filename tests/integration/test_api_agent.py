@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from bench.agents import Fleet, free_addresses
-from tests.conformance.agent_api import AgentAPIConformance, Served
+from tests.conformance.agent_api import TOKEN, AgentAPIConformance, Served
 from tests.integration.origin_servers import served as web_served, weights
 
 FILES = {
@@ -36,8 +36,18 @@ class TestAgent(AgentAPIConformance):
                 await may_go.wait()
             return await handler(request)
 
-        app = web.Application(middlewares=[held])
+        @web.middleware
+        async def guarded(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            is_private = request.path.startswith("/private/")
+            if is_private and request.headers.get("Authorization") != f"Bearer {TOKEN}":
+                raise web.HTTPUnauthorized
+            return await handler(request)
+
+        app = web.Application(middlewares=[guarded, held])
         app.router.add_static("/m", model, show_index=True)
+        app.router.add_static("/private", model, show_index=True)
         address = free_addresses(1)[0]
         async with web_served(app) as origin:
             with Fleet(tmp_path / "fleet") as fleet:
@@ -48,6 +58,7 @@ class TestAgent(AgentAPIConformance):
                     ref=f"{origin}/m/",
                     files=FILES,
                     missing_ref=f"{origin}/none/",
+                    private_ref=f"{origin}/private/",
                     hold=may_go.clear,
                     release=may_go.set,
                 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from damselfly.agent.api import APIServer
-from tests.conformance.agent_api import AgentAPIConformance, Served
+from tests.conformance.agent_api import TOKEN, AgentAPIConformance, Served
 from tests.fakes.memory_node import MemoryNode
 
 FILES = {
@@ -15,12 +15,14 @@ FILES = {
     "tokenizer/vocab.txt": b"",
 }
 REF = "file:///models/llama/"
+PRIVATE_REF = "file:///models/private/"
 
 
 class TestMemoryNode(AgentAPIConformance):
     @pytest.fixture
     async def served(self, tmp_path: Path) -> AsyncIterator[Served]:
-        node = MemoryNode(tmp_path / "views", {REF: FILES})
+        origin = {REF: FILES, PRIVATE_REF: FILES}
+        node = MemoryNode(tmp_path / "views", origin, {PRIVATE_REF: TOKEN})
         socket = tmp_path / "agent.sock"
         async with APIServer(node, socket):
             yield Served(
@@ -28,6 +30,7 @@ class TestMemoryNode(AgentAPIConformance):
                 ref=REF,
                 files=FILES,
                 missing_ref="file:///models/none/",
+                private_ref=PRIVATE_REF,
                 hold=node.hold,
                 release=node.release,
             )

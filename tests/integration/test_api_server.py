@@ -66,7 +66,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def served_by(node: MemoryNode, path: Path) -> _Served:
-    return _Served(path, REF, FILES, "file:///none/", node.hold, node.release)
+    return _Served(path, REF, FILES, "file:///none/", REF, node.hold, node.release)
 
 
 class TestQuestions:

@@ -3,8 +3,10 @@
 Who may open the socket may do everything, so the file's mode is the access control. A stream of a
 pull is a window on it: closing the window stops nothing, and the same request opens it again.
 
-    POST /v1/pulls {ref, include, exclude} -> a line per Progress, then Pulled
+    POST /v1/pulls PullRequest             -> a line per Progress, then Pulled
     GET  /v1/pulls                         -> {"pulls": [Progress]}
+    POST /v1/volumes VolumeRequest         -> a line per Progress, then Opened
+    POST /v1/capacity CapacityRequest      -> Capacity
     POST /v1/cancel {target}               -> {"cancelled": [Cancelled]}
     GET  /v1/artifacts                     -> {"artifacts": [HeldArtifact]}
     GET  /v1/status                        -> Status
@@ -37,9 +39,12 @@ from damselfly.client.answers import (
     BadChunk,
     Cancelled,
     CancelRequest,
+    Capacity,
+    CapacityRequest,
     Collected,
     Diagnosis,
     HeldArtifact,
+    Opened,
     Progress,
     Pulled,
     PullRequest,
@@ -48,6 +53,7 @@ from damselfly.client.answers import (
     Verified,
     VerifyProgress,
     VerifyRequest,
+    VolumeRequest,
 )
 from damselfly.client.record import Record
 from damselfly.errors import (
@@ -85,8 +91,27 @@ class Node(Protocol):
 
         The first item comes at once, then about five a second, each the newest state (a slow
         watcher misses some); the last is `Pulled`. A pull that fails raises from the iterator.
-        Closing the iterator (`aclose`, as an async generator has it) leaves the pull going.
+        Closing the iterator (`aclose`, as an async generator has it) leaves the pull going. With
+        `hold` there is nothing after `Pulled`, and what was pulled is leased until it is closed.
         """
+        ...
+
+    def open_volume(self, request: VolumeRequest) -> AsyncIterator[Progress | Opened]:
+        """Open a volume, and watch what it takes; the last item is `Opened`.
+
+        What is here already and may be seen is answered at once. Otherwise it is found out what
+        the ref is, proved at the origin that these credentials open it, and pulled, all of it once
+        for everybody who asks for the same. A failure leaves no lease; closing the iterator before
+        it has ended leaves the pull going, and no lease but one that was there before.
+
+        Raises:
+            OriginDeniedError: the credentials, or none, do not open the ref.
+            OriginUnavailableError: the origin is needed, and does not answer.
+        """
+        ...
+
+    async def capacity(self, request: CapacityRequest) -> Capacity:
+        """How much could be stored; nobody but the store is asked, and the origin never."""
         ...
 
     async def pulls(self) -> Sequence[Progress]:
@@ -238,6 +263,8 @@ class APIServer:
         node = self._node
         return [
             web.post("/v1/pulls", self._pull),
+            web.post("/v1/volumes", self._volume),
+            web.post("/v1/capacity", self._capacity),
             web.get("/v1/pulls", _listing("pulls", node.pulls)),
             web.post("/v1/cancel", self._cancel),
             web.get("/v1/artifacts", _listing("artifacts", node.artifacts)),
@@ -253,6 +280,14 @@ class APIServer:
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         question = await _read(request, PullRequest)
         return await self._stream(request, self._node.pull(question))
+
+    async def _volume(self, request: web.Request) -> web.StreamResponse:
+        question = await _read(request, VolumeRequest)
+        return await self._stream(request, self._node.open_volume(question))
+
+    async def _capacity(self, request: web.Request) -> web.StreamResponse:
+        question = await _read(request, CapacityRequest)
+        return web.json_response((await self._node.capacity(question)).to_json())
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         question = await _read(request, CancelRequest)

@@ -28,6 +28,7 @@ from damselfly.agent.settings import (
     PeerName,
     StoreSettings,
     SwarmSettings,
+    VolumeSettings,
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
@@ -48,6 +49,7 @@ class AgentConfig:
     store: StoreSettings
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
     origin: OriginSettings = field(default_factory=OriginSettings)
+    volumes: VolumeSettings = field(default_factory=VolumeSettings)
     log: LogSettings = field(default_factory=LogSettings)
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -103,6 +105,7 @@ def load_config(
         store=StoreSettings(**values["store"]),
         swarm=SwarmSettings(**values["swarm"]),
         origin=OriginSettings(**values["origin"]),
+        volumes=VolumeSettings(**values["volumes"]),
         log=LogSettings(**values["log"]),
         sources=sources,
     )

@@ -18,6 +18,7 @@ from damselfly import __version__
 from damselfly.agent.admin import AdminServer
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
+from damselfly.agent.holdings import plan_of
 from damselfly.agent.node import Counters, LocalNode
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
@@ -267,8 +268,9 @@ class _Agent:
             return
         told[text] = seen
         revision = await shop.work(partial(self._store.revision_of, text, artifact))
-        if revision is not None:
-            await shop.resolver.sealed_before(ref, Digest.parse(revision), artifact)
+        plan_id = plan_of(revision) if revision is not None else None
+        if plan_id is not None:
+            await shop.resolver.sealed_before(ref, plan_id, artifact)
 
     # --- what others tell us -------------------------------------------------------------------
 

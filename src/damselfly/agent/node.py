@@ -13,15 +13,23 @@ from pathlib import Path
 
 from damselfly import __version__
 from damselfly.agent.config import AgentConfig
+from damselfly.agent.keeping import kept
+from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.pull import Pull, Workshop, is_held
+from damselfly.agent.volume import Volumes
+from damselfly.agent.watch import PROGRESS_INTERVAL_S, watched
 from damselfly.cache import report
 from damselfly.client.answers import (
     BadChunk,
     Cancelled,
+    Capacity,
+    CapacityRequest,
     Check,
     Collected,
+    Credentials,
     Diagnosis,
     HeldArtifact,
+    Opened,
     PeerStatus,
     Progress,
     Pulled,
@@ -33,21 +41,27 @@ from damselfly.client.answers import (
     Traffic,
     Verified,
     VerifyProgress,
+    VolumeRequest,
 )
 from damselfly.errors import (
+    AgentUnavailableError,
     ArtifactNotFoundError,
     DamselflyError,
     JobNotFoundError,
+    StoreFullError,
+    UnavailableError,
     UsageError,
 )
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.ref import Ref
+from damselfly.origin.access import Access
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.swarm import Source
 
-PROGRESS_INTERVAL_S = 0.2
 PULLS_MAX = 256
+HOLD_ATTEMPTS = 3
+"""How often what is evicted before it could be leased is pulled again."""
 _PREFIX = re.compile(r"(?:blake3:)?([0-9a-f]{6,64})", re.ASCII)
 
 
@@ -87,73 +101,95 @@ class LocalNode:
         self._agents = agents
         self._counters = counters
         self._tasks = tasks
-        self._pulls: dict[PullRequest, Pull] = {}
+        self._pulls: dict[Wish, Pull] = {}
+        self._volumes = Volumes(config.volumes, workshop, self._begun, tasks)
         self._began_s = workshop.clock.monotonic_s()
         self.state = "starting"
 
     # --- pulls -------------------------------------------------------------------------------
 
     async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
-        """Start or join a pull, and watch it."""
-        pull = self._started(request)
-        while not pull.ended.is_set():
+        """Start or join a pull, and watch it; keep what it brought while `hold` says so."""
+        for _ in range(HOLD_ATTEMPTS):
+            pull = self._started(request)
+            async for progress in watched(pull.ended, pull.progress):
+                yield progress
+            if pull.failure is not None:
+                raise pull.failure
+            assert pull.outcome is not None
+            assert pull.shown is not None
             yield pull.progress()
-            waiter = asyncio.ensure_future(pull.ended.wait())
-            try:
-                await asyncio.wait({waiter}, timeout=PROGRESS_INTERVAL_S)
-            finally:
-                waiter.cancel()
-        if pull.failure is not None:
-            raise pull.failure
-        assert pull.outcome is not None
-        yield pull.progress()
-        yield pull.outcome
+            if not request.hold:
+                yield pull.outcome
+                return
+            async with kept(self._shop, pull.shown.artifact) as keeping:
+                if await self._shop.work(partial(Path(pull.outcome.path).is_dir)):
+                    yield pull.outcome
+                    await keeping
+        raise StoreFullError(f"{Ref.parse(request.ref).safe} is evicted as soon as it is pulled")
 
     def _started(self, request: PullRequest) -> Pull:
-        if self.state == "draining":
-            raise UsageError("the agent is stopping: it takes no new pulls")
         ref = Ref.parse(request.ref)
-        request = PullRequest(
-            ref=str(ref),
-            include=tuple(sorted(set(request.include))),
-            exclude=tuple(sorted(set(request.exclude))),
-        )
-        pull = self._pulls.get(request)
+        given = request.credentials or Credentials()
+        access = Access.of(token=given.token, username=given.username, password=given.password)
+        include = tuple(sorted(set(request.include)))
+        exclude = tuple(sorted(set(request.exclude)))
+        return self._begun(Wish(ref, include, exclude, access))
+
+    def _begun(self, wish: Wish) -> Pull:
+        """Begin a pull, or join the one that runs: one for a ref, filters, and credentials."""
+        if self.state == "draining":
+            raise AgentUnavailableError("the agent is stopping: it takes no new pulls")
+        pull = self._pulls.get(wish)
         if pull is not None:
             return pull
         if len(self._pulls) >= PULLS_MAX:
-            raise UsageError(f"{PULLS_MAX} pulls run already")
-        pull = self._pulls[request] = Pull(request, ref, self._shop)
+            raise UnavailableError(f"{PULLS_MAX} pulls run already")
+        request = PullRequest(ref=str(wish.ref), include=wish.include, exclude=wish.exclude)
+        pull = self._pulls[wish] = Pull(request, wish.ref, self._shop, wish.access)
         pull.task = self._tasks.create_task(pull.run())
 
         def forget(_: asyncio.Task[None]) -> None:
-            del self._pulls[request]
+            del self._pulls[wish]
 
         pull.task.add_done_callback(forget)
         return pull
 
+    def open_volume(self, request: VolumeRequest) -> AsyncIterator[Progress | Opened]:
+        """Open a volume, and watch what it takes."""
+        if self.state == "draining":
+            raise AgentUnavailableError("the agent is stopping: it opens no volumes")
+        return self._volumes.open(request)
+
+    async def capacity(self, request: CapacityRequest) -> Capacity:
+        """How much could be stored."""
+        return await self._volumes.capacity(request)
+
     async def pulls(self) -> Sequence[Progress]:
         """The pulls that run."""
-        return [pull.progress() for pull in self._pulls.values()]
+        begun = [pull.progress() for pull in self._pulls.values()]
+        return begun + [preparation.progress() for preparation in self._volumes.resolving()]
 
     async def cancel(self, target: str) -> Sequence[Cancelled]:
         """Stop the pulls of `target`."""
-        found = [pull for pull in self._pulls.values() if _is_meant(pull, target)]
+        running: list[Pull | Preparation] = [*self._pulls.values(), *self._volumes.resolving()]
+        found = [job for job in running if _is_meant(job, target)]
         if not found:
             raise JobNotFoundError(f"no pull of {target[:200]} is running")
-        for pull in found:
-            if pull.task is not None:
-                pull.task.cancel()
-        for pull in found:
-            await pull.ended.wait()
+        for job in found:
+            if job.task is not None:
+                job.task.cancel()
+        for job in found:
+            await job.ended.wait()
         return [
-            Cancelled(ref=pull.ref.safe, artifact=str(pull.artifact) if pull.artifact else None)
-            for pull in found
+            Cancelled(ref=job.ref.safe, artifact=str(job.artifact) if job.artifact else None)
+            for job in found
         ]
 
     async def stop(self, patience_s: float) -> None:
         """Take no new pulls, and end those that run."""
         self.state = "draining"
+        await self._volumes.stop()
         tasks = [pull.task for pull in self._pulls.values() if pull.task is not None]
         for task in tasks:
             task.cancel()
@@ -308,6 +344,8 @@ class LocalNode:
                 reserved_bytes=usage.reserved_bytes,
                 free_bytes=usage.free_bytes,
                 artifacts=usage.artifact_count,
+                leases=usage.lease_count,
+                pins=usage.pin_count,
             ),
             peers=tuple(
                 PeerStatus(agent=hello.agent, state="connected", zone=hello.zone)
@@ -367,11 +405,11 @@ def _disk_check(path: Path, free: int, keep_free: int) -> Check:
     )
 
 
-def _is_meant(pull: Pull, target: str) -> bool:
+def _is_meant(job: Pull | Preparation, target: str) -> bool:
     match = _PREFIX.fullmatch(target)
     if match is not None:
-        return pull.artifact is not None and pull.artifact.hex.startswith(match[1])
-    return str(Ref.parse(target).unpinned) == str(pull.ref.unpinned)
+        return job.artifact is not None and job.artifact.hex.startswith(match[1])
+    return str(Ref.parse(target).unpinned) == str(job.ref.unpinned)
 
 
 def _bad_chunk(

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
 from damselfly.agent.swarms import Swarms
 from damselfly.cache.report import ArtifactState
@@ -25,13 +26,12 @@ from damselfly.errors import (
     CancelledError,
     DamselflyError,
     DigestMismatchError,
-    UsageError,
 )
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
-from damselfly.model.selection import selects
+from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
 from damselfly.p2p.swarm import Source, Swarm
@@ -63,14 +63,19 @@ class Pull:
     `run` is its task; `ended` is set when `outcome` or `failure` is there.
     """
 
-    def __init__(self, request: PullRequest, ref: Ref, workshop: Workshop) -> None:
+    def __init__(
+        self, request: PullRequest, ref: Ref, workshop: Workshop, access: Access = ANONYMOUS
+    ) -> None:
         self.request = request
         self.ref = ref
         self.ended = asyncio.Event()
         self.outcome: Pulled | None = None
+        self.shown: Shown | None = None
+        """What the outcome's path shows."""
         self.failure: DamselflyError | None = None
         self.task: asyncio.Task[None] | None = None
         self._workshop = workshop
+        self._access = access
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"
         self._plan: Plan | None = None
@@ -82,11 +87,6 @@ class Pull:
 
     def __repr__(self) -> str:
         return f"<Pull {self.ref.safe} {self._phase}>"
-
-    @property
-    def key(self) -> PullRequest:
-        """Equal for pulls that are one."""
-        return self.request
 
     def progress(self) -> Progress:
         """How far it has come."""
@@ -135,13 +135,16 @@ class Pull:
     def _waiting_for(self) -> str | None:
         if self._phase == "resolving" and self._seconds() > 1.0:
             return "origin (finding out what there is)"
-        return self._swarm.planner.waiting_for if self._swarm is not None else None
+        if self._swarm is not None:
+            return self._swarm.planner.waiting_for
+        is_queued = self._phase == "fetching" and self._seconds() > 1.0
+        return "another pull of the same files" if is_queued else None
 
     # --- the phases --------------------------------------------------------------------------
 
     async def _pull(self) -> Pulled:
         shop = self._workshop
-        target = await shop.resolver.resolve(self.ref)
+        target = await shop.resolver.resolve(self.ref, self._access)
         plan = target.plan
         files = self._select(plan)
         self._plan = plan
@@ -166,42 +169,31 @@ class Pull:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files)
 
+    @property
+    def _choice(self) -> Choice:
+        return self.request.include, self.request.exclude
+
     def _select(self, plan: Plan) -> frozenset[int]:
-        request = self.request
-        files = frozenset(
-            number
-            for number, file in enumerate(plan.files)
-            if selects(file.path, request.include, request.exclude)
-        )
-        if not files:
-            raise UsageError(
-                f"nothing to pull: none of the {len(plan.files)} files of {self.ref.safe} "
-                "passes the filters"
-            )
-        return files
+        return chosen([file.path for file in plan.files], self._choice, self.ref)
 
     async def _known_before(self, target: Target) -> Target:
         """A plan that we sealed earlier has its manifest here, and needs no first contact."""
         store = self._workshop.store
-        plan = target.plan
-        find = partial(store.artifact_of, str(self.ref.unpinned), str(plan.id))
-        artifact = await self._workshop.work(find)
+        known = partial(Holdings(store).known, self.ref, target.plan)
+        artifact = await self._workshop.work(known)
         if artifact is None:
             return target
         manifest = await self._workshop.work(partial(store.manifest, artifact))
-        if manifest is None or len(manifest.digests) != plan.chunk_count:
+        if manifest is None:
             return target
         self.artifact = artifact
-        return Target(plan, manifest, target.is_shared)
+        return Target(target.plan, manifest, target.is_shared)
 
     async def _fetch(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         shop = self._workshop
         plan = target.plan
         found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
-        have = found & self._wanted
-        self._bytes_from_store = sum(
-            length for index, length in enumerate(plan.lengths) if have >> index & 1
-        )
+        self._bytes_from_store = _bytes_of(plan, found & self._wanted)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
         origin = shop.origins.for_ref(self.ref)
@@ -209,7 +201,7 @@ class Pull:
         def open_span(
             file: PlannedFile, start: int, stop: int
         ) -> AbstractAsyncContextManager[OriginStream]:
-            return origin.open(Ref.parse(plan.ref), file, start, stop)
+            return origin.open(Ref.parse(plan.ref), file, start, stop, self._access)
 
         async with shop.swarms.pulling(
             name,
@@ -220,6 +212,8 @@ class Pull:
             is_sealed=is_sealed,
         ) as swarm:
             self._swarm = swarm
+            # Until now another pull may have been at it, and brought what we want.
+            self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
             await swarm.completed()
             manifest = target.manifest or _sealed(plan, files, swarm)
             if self.ref.pin is not None and manifest.digest != self.ref.pin:
@@ -236,15 +230,14 @@ class Pull:
         store = shop.store
         artifact = manifest.digest
         is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
-        view: Path = await shop.work(partial(store.view, artifact, None if is_whole else files))
+        self.shown = Shown(artifact, None if is_whole else files)
+        view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
         ref = self.ref.unpinned
-        if len(manifest.files) == len(plan.files):
-            await shop.work(partial(store.remember, str(ref), str(plan.id), artifact))
-            if ref.scheme != "file":
-                await shop.resolver.sealed(ref, plan, artifact)
-        else:
-            revision = f"{plan.id} {artifact}"
-            await shop.work(partial(store.remember, str(ref), revision, artifact))
+        is_part = len(manifest.files) < len(plan.files)
+        revision = revision_of(plan.id, self._choice if is_part else None)
+        await shop.work(partial(store.remember, str(ref), revision, artifact))
+        if not is_part and ref.scheme != "file":
+            await shop.resolver.sealed(ref, plan, artifact)
         held = await shop.work(partial(store.held, artifact))
         await shop.swarms.seed(manifest, held, str(ref))
         by = self._swarm.bytes_by_source if self._swarm else dict.fromkeys(Source, 0)
@@ -267,6 +260,10 @@ def _bits_of(plan: Plan, files: Iterable[int]) -> int:
         indexes = plan.indexes(number)
         bits |= ((1 << len(indexes)) - 1) << indexes.start
     return bits
+
+
+def _bytes_of(plan: Plan, bits: int) -> int:
+    return sum(length for index, length in enumerate(plan.lengths) if bits >> index & 1)
 
 
 def _copy_what_is_here(ingest: Ingest, plan: Plan, wanted: int) -> int:

@@ -24,6 +24,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
+from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import Origin
 from damselfly.origin.registry import Origins
 from damselfly.p2p.agents import Agents
@@ -75,23 +76,23 @@ class Resolver:
         plan = self._plans.get(plan_id)
         return plan.canonical() if plan is not None else None
 
-    async def resolve(self, ref: Ref) -> Target:
-        """Find out what `ref` means now.
+    async def resolve(self, ref: Ref, access: Access = ANONYMOUS) -> Target:
+        """Find out what `ref` means now; if we are to ask the origin, then with `access`.
 
         Raises:
             DamselflyError: the origin cannot be asked, or what it has is unusable.
         """
         if ref.pin is not None:
-            return await self._pinned(ref, ref.pin)
+            return await self._pinned(ref, ref.pin, access)
         origin = self._origins.for_ref(ref)
         if not origin.shared:
-            resolved = await origin.resolve(ref)
+            resolved = await origin.resolve(ref, access)
             self._keep(resolved.plan)
             return Target(resolved.plan, resolved.manifest, is_shared=False)
         while True:
             reply = await self._tell(RefNews.ASK, ref)
             if reply.must_resolve:
-                return await self._resolve(ref, origin)
+                return await self._resolve(ref, origin, access)
             target = await self._from_holders(ref, reply)
             if target is not None:
                 return target
@@ -107,8 +108,8 @@ class Resolver:
         with suppress(DamselflyError):
             await self._tell(RefNews.SEALED, ref, plan_id, artifact)
 
-    async def _resolve(self, ref: Ref, origin: Origin) -> Target:
-        work = asyncio.ensure_future(origin.resolve(ref))
+    async def _resolve(self, ref: Ref, origin: Origin, access: Access) -> Target:
+        work = asyncio.ensure_future(origin.resolve(ref, access))
         try:
             while not (await asyncio.wait({work}, timeout=HEARTBEAT_S))[0]:
                 await self._tell(RefNews.ASK, ref)
@@ -144,11 +145,11 @@ class Resolver:
                 return Target(plan, None)
         return None
 
-    async def _pinned(self, ref: Ref, pin: Digest) -> Target:
+    async def _pinned(self, ref: Ref, pin: Digest, access: Access) -> Target:
         manifest = await self._manifest(pin, list(self._agents.view)[:64])
         if manifest is None:
             origin = self._origins.for_ref(ref)
-            resolved = await origin.resolve(ref.unpinned)
+            resolved = await origin.resolve(ref.unpinned, access)
             manifest = resolved.manifest
             if manifest is None:
                 self._keep(resolved.plan)

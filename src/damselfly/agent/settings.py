@@ -339,6 +339,23 @@ class OriginSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeSettings:
+    """What pods may mount."""
+
+    proof_ttl_s: Annotated[
+        float,
+        Setting(
+            "--proof-ttl",
+            "DURATION",
+            parse_seconds,
+            "how long who has proved to an origin that they may read is believed; an origin that"
+            " is down for longer keeps its models from new pods",
+            show="{:g}s".format,
+        ),
+    ] = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """What is told on stderr."""
 
@@ -390,6 +407,7 @@ ROOMS: dict[str, type[Any]] = {
     "store": StoreSettings,
     "swarm": SwarmSettings,
     "origin": OriginSettings,
+    "volumes": VolumeSettings,
     "log": LogSettings,
 }
 

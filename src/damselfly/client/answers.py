@@ -10,14 +10,6 @@ from typing import ClassVar
 from damselfly.client.record import Record
 
 
-class PullRequest(Record):
-    """Pull what is at `ref`: all of it, or the files that some `include` and no `exclude` names."""
-
-    ref: str
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-
 class Credentials(Record):
     """What proves to an origin who asks: a bearer token, or a name and a password.
 
@@ -30,6 +22,20 @@ class Credentials(Record):
 
     def __repr__(self) -> str:
         return "<Credentials>"
+
+
+class PullRequest(Record):
+    """Pull what is at `ref`: all of it, or the files that some `include` and no `exclude` names.
+
+    `credentials` are shown to the origin, and to nobody else. With `hold` what was pulled is leased
+    for as long as the answer is being listened to, so that somebody can copy it in peace.
+    """
+
+    ref: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    credentials: Credentials | None = None
+    hold: bool = False
 
 
 class VolumeRequest(Record):
