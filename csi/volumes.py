@@ -313,10 +313,15 @@ class Volumes:
     async def _remember_store(self, store: str) -> None:
         """Leases are looked for in every store that was ever mounted from, also after a restart."""
         name = file_name(store)
-        if self._options.store is None and name not in self._stores_seen:
-            seen = SeenStore(store=store)
-            await self._exclusive.work(partial(self._store_records.put, name, seen))
-            self._stores_seen[name] = seen
+
+        async def remember() -> None:
+            if name not in self._stores_seen:
+                seen = SeenStore(store=store)
+                await self._exclusive.work(partial(self._store_records.put, name, seen))
+                self._stores_seen[name] = seen
+
+        if self._options.store is None:  # One at a time, however many volumes come first.
+            await self._exclusive.step(f"stores/{name}", remember)
 
     # --- taking away --------------------------------------------------------------------------
 

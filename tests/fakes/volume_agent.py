@@ -1,7 +1,8 @@
 """An agent that opens volumes and does nothing else: HTTP on a unix socket, over a real store.
 
-It speaks `/v1/volumes` and `/v1/capacity` as `agent/api.py` does, which `conformance/volume_api.py`
-checks of both. Models are given to it whole; a pull takes as long as `hold` says.
+It speaks `/v1/volumes` and `/v1/capacity` as `agent/api.py` does; `test_csi_fake_agent.py` holds it
+to what the agent's own conformance suite says of volumes. Models are given to it whole, and a pull
+takes until it `may_go_on`.
 """
 
 import hashlib
@@ -28,9 +29,12 @@ from damselfly.errors import (
     DamselflyError,
     OriginDeniedError,
     OriginNotFoundError,
+    UsageError,
     class_name,
 )
-from damselfly.model.lease import encode
+from damselfly.model.digest import Digest
+from damselfly.model.lease import check_lease_id, encode, lease_path
+from damselfly.model.ref import Ref
 from damselfly.model.selection import selects
 
 PROGRESS_INTERVAL_S = 0.05
@@ -103,6 +107,10 @@ class VolumeAgent:
         """Answer one request."""
         with self._lock:
             self.asked[request.ref] += 1
+        check_lease_id(request.lease)
+        Ref.parse(request.ref)
+        if request.layout not in {"plain", "hf-cache"}:
+            raise UsageError(f"{request.layout} is no layout")
         said = self.progress.get(request.ref, Progress(ref=request.ref))
         say(said)
         while not self.may_go_on.wait(PROGRESS_INTERVAL_S):
@@ -117,7 +125,13 @@ class VolumeAgent:
             request.credentials is None or request.credentials.token != token
         ):
             raise OriginDeniedError(f"asking the origin for {request.ref}: it answers 401")
-        say(self._open(request))
+        opened = self._open(request)
+        try:
+            say(opened)
+        except OSError:  # Nobody listens any more: nobody would give the lease back.
+            lease = lease_path(Digest.parse(opened.artifact), request.lease)
+            (self.store / lease).unlink(missing_ok=True)
+            raise
 
     def _open(self, request: VolumeRequest) -> Opened:
         files = {
@@ -158,13 +172,13 @@ class VolumeAgent:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     client_address = ("", 0)
 
-    def log_message(self, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         pass
 
     def do_POST(self) -> None:
+        assert isinstance(self.server, _Server)
         agent = self.server.agent
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))) or b"{}")
         try:

@@ -29,4 +29,4 @@ def driven(node: Node) -> Driven:
 
 
 class TestDriverAlone(CSIConformance):
-    """With a fake agent, which `conformance/volume_api.py` verifies."""
+    """With a fake agent, which `test_csi_fake_agent.py` verifies."""

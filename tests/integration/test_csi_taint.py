@@ -58,7 +58,7 @@ class APIServer:
                 length = int(self.headers["Content-Length"])
                 api.answer(self, json.loads(self.rfile.read(length)))
 
-            def log_message(self, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
