@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEAD_BYTES_MAX = 8 * 1024
 PATIENCE_S = 5.0
+PORT_MAX = 65535
 
 
 class AdminPage:
@@ -36,11 +37,13 @@ class AdminPage:
             ConfigError: The address cannot be listened on.
         """
         host, _, port = self._address.rpartition(":")
+        if not port.isdecimal() or int(port) > PORT_MAX:
+            raise ConfigError(f"--admin {self._address!r}: write HOST:PORT")
         try:
             self._server = await asyncio.start_server(
                 self._answer, host.strip("[]"), int(port), limit=HEAD_BYTES_MAX
             )
-        except (OSError, ValueError, OverflowError) as exc:
+        except OSError as exc:
             raise ConfigError(f"listening on {self._address} (--admin HOST:PORT)") from exc
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
