@@ -1,9 +1,10 @@
 """`damselfly csi` as a process, with a fleet's agent behind it, and calls to it over its socket."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 from bench.agents import DAMSELFLY, READY_PATIENCE_S, Agent, BenchError, Fleet, Process
 from damselfly.csi.proto import csi_pb2
 
+Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 NAME = "csi.damselfly.dev"
@@ -97,17 +99,15 @@ class Driver:
         Raises:
             grpc.RpcError: it was not OK, or nobody answered in time.
         """
+        with self._dialled() as channel:
+            return _method(channel, method, request, kind)(request, timeout=patience_s)
+
+    def _dialled(self) -> grpc.Channel:
         options = (
             ("grpc.default_authority", "localhost"),
             ("grpc.use_local_subchannel_pool", 1),
         )
-        with grpc.insecure_channel(f"unix://{self.socket}", options=options) as channel:
-            say = channel.unary_unary(
-                f"/csi.v1.{method}",
-                request_serializer=type(request).SerializeToString,
-                response_deserializer=kind.FromString,
-            )
-            return say(request, timeout=patience_s)
+        return grpc.insecure_channel(f"unix://{self.socket}", options=options)
 
     def target_of(self, pod_uid: str, volume: str = "weights") -> Path:
         """Where a pod has a volume."""
@@ -127,16 +127,18 @@ class Driver:
         Raises:
             grpc.RpcError: it was not OK.
         """
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        context = {**attributes, "csi.storage.k8s.io/ephemeral": "true"}
-        request = csi_pb2.NodePublishVolumeRequest(
-            volume_id=volume_id,
-            target_path=str(target),
-            volume_capability=mount_capability(),
-            volume_context=context,
-            secrets=secrets or {},
-        )
+        request = _publish_request(volume_id, target, attributes, secrets or {})
         self.call("Node/NodePublishVolume", request, csi_pb2.NodePublishVolumeResponse, patience_s)
+
+    @contextmanager
+    def begin_publish(
+        self, volume_id: str, target: Path, attributes: Mapping[str, str]
+    ) -> Generator["grpc.Future[csi_pb2.NodePublishVolumeResponse]"]:
+        """Begin a publish without a deadline, to be cancelled; it is when this is left."""
+        request = _publish_request(volume_id, target, attributes, {})
+        kind = csi_pb2.NodePublishVolumeResponse
+        with self._dialled() as channel:
+            yield _method(channel, "Node/NodePublishVolume", request, kind).future(request)
 
     def unpublish(self, volume_id: str, target: Path) -> None:
         """Unpublish a volume.
@@ -148,6 +150,29 @@ class Driver:
         self.call("Node/NodeUnpublishVolume", request, csi_pb2.NodeUnpublishVolumeResponse)
 
 
+def _method(
+    channel: grpc.Channel, method: str, request: Q, kind: type[R]
+) -> "grpc.UnaryUnaryMultiCallable[Q, R]":
+    return channel.unary_unary(
+        f"/csi.v1.{method}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=kind.FromString,
+    )
+
+
+def _publish_request(
+    volume_id: str, target: Path, attributes: Mapping[str, str], secrets: Mapping[str, str]
+) -> csi_pb2.NodePublishVolumeRequest:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    return csi_pb2.NodePublishVolumeRequest(
+        volume_id=volume_id,
+        target_path=str(target),
+        volume_capability=mount_capability(),
+        volume_context={**attributes, "csi.storage.k8s.io/ephemeral": "true"},
+        secrets=secrets,
+    )
+
+
 def mount_capability(mode: str = "SINGLE_NODE_WRITER") -> csi_pb2.VolumeCapability:
     """A volume to mount, by the name of its access mode; the kubelet's inline ones are writers."""
     return csi_pb2.VolumeCapability(
@@ -156,8 +181,3 @@ def mount_capability(mode: str = "SINGLE_NODE_WRITER") -> csi_pb2.VolumeCapabili
             mode=csi_pb2.VolumeCapability.AccessMode.Mode.Value(mode)
         ),
     )
-
-
-def is_aborted(error: grpc.RpcError) -> bool:
-    """The driver says: not yet, ask again."""
-    return cast("grpc.Call", error).code() is grpc.StatusCode.ABORTED

@@ -4,6 +4,7 @@ Whether something is a mount cannot be told by `os.path.ismount`: a bind mount f
 system has the same device number on both sides.
 """
 
+import ctypes
 import os
 import re
 import subprocess
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+_CLONE_NEWNS = 0x00020000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -54,6 +57,21 @@ def no_mounts_left(folder: Path) -> Generator[None]:
     finally:
         for mount in reversed(mounts_below(folder)):
             subprocess.run(["umount", "--lazy", str(mount.path)], check=False)
+
+
+def keep_mounts_private() -> None:
+    """Give this process a mount namespace of its own, which its children share.
+
+    Mounts that are made in it are seen nowhere else, and go with the last process inside, also
+    when that is killed. To be called before there is a second thread.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def why_not() -> str | None:

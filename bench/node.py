@@ -50,8 +50,9 @@ class Node:
         return sorted(path.name for path in self.store.glob("leases/*/*"))
 
     def records(self) -> list[str]:
-        """What the driver remembers."""
-        return sorted(path.name for path in self.driver.state.rglob("*") if path.is_file())
+        """The volumes that the driver remembers; stores that it has seen are not volumes."""
+        files = (path for path in self.driver.state.rglob("*") if path.is_file())
+        return sorted(path.name for path in files if path.parent.name != "stores")
 
     def leftovers(self) -> dict[str, list[str]]:
         """What is there of volumes; nothing, after the last one has gone."""
@@ -88,7 +89,7 @@ def running_node(
             driver.start()
             yield Node(fleet, root, origin, agent, driver, agent_options)
     finally:
-        shutil.rmtree(root)
+        shutil.rmtree(root, ignore_errors=True)  # Somebody may still be making targets.
 
 
 def descriptor_count(process: Process) -> int:

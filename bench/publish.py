@@ -31,7 +31,7 @@ import grpc
 from bench import machine
 from bench.agents import BenchError, end_on_sigterm
 from bench.model import Model, cached_model
-from bench.mounts import mounts_at, why_not
+from bench.mounts import keep_mounts_private, mounts_at, why_not
 from bench.node import Node, running_node
 from damselfly.agent.quantities import parse_bytes
 from damselfly.errors import DamselflyError, explain
@@ -152,6 +152,7 @@ def main() -> int:
         print(reason, file=sys.stderr)
         return 1
     end_on_sigterm()
+    keep_mounts_private()
     model = cached_model(given.size)
     figures: dict[str, Any] = {"bench": "publish", "size_bytes": model.bytes}
     try:

@@ -13,6 +13,7 @@ may have more descriptors or threads than it had before the last third, but for 
 """
 
 import argparse
+import itertools
 import json
 import queue
 import random
@@ -32,7 +33,7 @@ import grpc
 from bench import machine
 from bench.agents import BenchError, end_on_sigterm
 from bench.model import write_model
-from bench.mounts import mounts_at, why_not
+from bench.mounts import keep_mounts_private, mounts_at, why_not
 from bench.node import Node, descriptor_count, running_node, thread_count
 from bench.publish import quantile
 from damselfly.errors import DamselflyError, explain
@@ -74,13 +75,16 @@ class Tally:
 
 
 class Pods:
-    """Pods that come and go, on threads; `jobs` are the numbers of those that shall come."""
+    """Pods that come and go, on threads."""
 
     def __init__(self, node: Node, rng: random.Random) -> None:
         self.tally = Tally()
-        self.jobs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._node = node
         self._rng = rng
+        self._is_full = threading.Event()
+        self._is_over = threading.Event()
+        self._arrivals: threading.Thread | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"pods-{number}", daemon=True)
             for number in range(_WORKERS)
@@ -88,15 +92,35 @@ class Pods:
         for thread in self._threads:
             thread.start()
 
+    def arrive(self, rate: float) -> None:
+        """Let so many come every second from now on."""
+        self._arrivals = threading.Thread(target=self._arrive, args=(rate,), daemon=True)
+        self._arrivals.start()
+
+    def _arrive(self, rate: float) -> None:
+        start_s = time.monotonic()
+        for number in itertools.count():
+            if self._is_full.wait(max(0.0, start_s + number / rate - time.monotonic())):
+                return
+            self._jobs.put(number)
+
     def end(self) -> None:
-        """Let those that are here go, and return when they have."""
+        """Let nobody come any more, and return when all have gone."""
+        self._is_full.set()
+        if self._arrivals is not None:
+            self._arrivals.join()
         for _ in self._threads:
-            self.jobs.put(None)
+            self._jobs.put(None)
         for thread in self._threads:
             thread.join()
 
+    def abandon(self) -> None:
+        """Make no call again, whatever becomes of the pods."""
+        self._is_full.set()
+        self._is_over.set()
+
     def _work(self) -> None:
-        while (number := self.jobs.get()) is not None:
+        while (number := self._jobs.get()) is not None:
             try:
                 self._live(number)
             except (AssertionError, OSError, BenchError) as exc:
@@ -126,40 +150,30 @@ class Pods:
                 call()
             except grpc.RpcError as exc:
                 self.tally.add(f"{what} {cast('grpc.Call', exc).code().name}")
-                if time.monotonic() > deadline_s:
+                if self._is_over.wait(_RETRY_S) or time.monotonic() > deadline_s:
                     self.tally.add(f"wrong: {what} never ended well")
                     return False
-                time.sleep(_RETRY_S)
             else:
                 return True
 
 
 class Restarts:
-    """Ends and starts the driver and the agent, by turns, until it is told to stop."""
+    """Ends and starts the driver and the agent, by turns.
 
-    def __init__(self, node: Node, interval_s: float) -> None:
+    By the thread that lives longest: who is started by a thread that ends is ended by the kernel
+    (`setpriv --pdeathsig` means the thread, not the process).
+    """
+
+    def __init__(self, node: Node) -> None:
         self.count = 0
-        self.error = ""
         self._node = node
-        self._interval_s = interval_s
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="restarts", daemon=True)
-        self._thread.start()
 
-    def end(self) -> None:
-        """Restart nobody any more; both are running when this returns."""
-        self._is_over.set()
-        self._thread.join()
+    def restart_next(self) -> None:
+        """End one of them and start it again.
 
-    def _run(self) -> None:
-        try:
-            while not self._is_over.wait(self._interval_s):
-                self._restart()
-                self.count += 1
-        except BenchError as exc:
-            self.error = str(exc)
-
-    def _restart(self) -> None:
+        Raises:
+            BenchError: it did not end well, or did not start again.
+        """
         is_driver, is_killed = self.count % 2 == 0, self.count % 4 < 2
         process = self._node.driver.process if is_driver else self._node.agent.process
         if is_killed:
@@ -170,6 +184,7 @@ class Restarts:
             self._node.driver.start()
         else:
             self._node.restart_agent()
+        self.count += 1
 
 
 def soak(seconds: float, rate: float, rng_seed: int, folder: Path) -> dict[str, Any]:
@@ -178,36 +193,37 @@ def soak(seconds: float, rate: float, rng_seed: int, folder: Path) -> dict[str, 
         write_model(folder / "models" / name, _MODEL_BYTES, rng_seed=number + 1)
     with running_node(folder / "node", folder / "models") as node:
         pods = Pods(node, random.Random(rng_seed))
-        start_s = time.monotonic()
-        restarts = Restarts(node, max(1.0, min(10.0, seconds / 10)))
-        calm_s = start_s + seconds * 2 / 3
-        before: dict[str, int] | None = None
-        number = 0
-        while (now := time.monotonic()) < start_s + seconds:
-            if before is None and now > calm_s:
-                restarts.end()
-                before = held(node)
-            due_s = start_s + number / rate
-            time.sleep(max(0.0, due_s - now))
-            pods.jobs.put(number)
-            number += 1
-        restarts.end()
-        before = before or held(node)
-        pods.end()
-        after, leaked = settled(node, before)
-        wrong = {what: n for what, n in pods.tally.outcomes.items() if what.startswith("wrong")}
-        return {
-            "seconds": round(time.monotonic() - start_s, 1),
-            "rate": rate,
-            "restarts": restarts.count,
-            "outcomes": dict(sorted(pods.tally.outcomes.items())),
-            "publish_p50_ms": round(quantile(pods.tally.publish_s or [0.0], 0.5) * 1000, 1),
-            "held_before": before,
-            "held_after": after,
-            "leaked": leaked,
-            "left": {kind: len(names) for kind, names in node.leftovers().items()},
-            "wrong": [*wrong, *([restarts.error] if restarts.error else [])],
-        }
+        try:
+            return _soak(node, pods, seconds, rate)
+        finally:
+            pods.abandon()
+
+
+def _soak(node: Node, pods: Pods, seconds: float, rate: float) -> dict[str, Any]:
+    start_s = time.monotonic()
+    pods.arrive(rate)
+    restarts = Restarts(node)
+    interval_s = max(1.0, min(10.0, seconds / 10))
+    while time.monotonic() + interval_s < start_s + seconds * 2 / 3:
+        time.sleep(interval_s)
+        restarts.restart_next()
+    before = held(node)
+    time.sleep(max(0.0, start_s + seconds - time.monotonic()))
+    pods.end()
+    after, leaked = settled(node, before)
+    wrong = [what for what in pods.tally.outcomes if what.startswith("wrong")]
+    return {
+        "seconds": round(time.monotonic() - start_s, 1),
+        "rate": rate,
+        "restarts": restarts.count,
+        "outcomes": dict(sorted(pods.tally.outcomes.items())),
+        "publish_p50_ms": round(quantile(pods.tally.publish_s or [0.0], 0.5) * 1000, 1),
+        "held_before": before,
+        "held_after": after,
+        "leaked": leaked,
+        "left": {kind: len(names) for kind, names in node.leftovers().items()},
+        "wrong": wrong,
+    }
 
 
 def held(node: Node) -> dict[str, int]:
@@ -249,6 +265,7 @@ def main() -> int:
         print(reason, file=sys.stderr)
         return 1
     end_on_sigterm()
+    keep_mounts_private()
     figures: dict[str, Any] = {"bench": "soak"}
     try:
         with tempfile.TemporaryDirectory(prefix="damselfly-soak-", dir=given.folder) as place:

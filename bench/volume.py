@@ -29,7 +29,7 @@ import grpc
 from bench import machine
 from bench.agents import BenchError, end_on_sigterm
 from bench.model import Model, cached_model
-from bench.mounts import why_not
+from bench.mounts import keep_mounts_private, mounts_at, why_not
 from bench.node import running_node
 from damselfly.agent.quantities import parse_bytes
 from damselfly.errors import DamselflyError, explain
@@ -82,10 +82,8 @@ def measure(model: Model, passes: int, folder: Path) -> dict[str, Any]:
     with running_node(folder, model.path) as node:
         target = node.driver.target_of("pod")
         node.driver.publish("volume", target, {"model": node.origin.url})
-        (held,) = node.agent.client.artifacts()
-        assert held.path is not None
         names = sorted(path.name for path in target.glob("*.safetensors"))
-        places = {"mount": target, "store": Path(held.path)}
+        places = {"mount": target, "store": view_behind(target, node.store)}
         files = {place: [root / name for name in names] for place, root in places.items()}
         figures: dict[str, Any] = {}
         for name, way in WAYS.items():
@@ -98,6 +96,14 @@ def measure(model: Model, passes: int, folder: Path) -> dict[str, Any]:
                 }
         node.driver.unpublish("volume", target)
         return figures
+
+
+def view_behind(target: Path, store: Path) -> Path:
+    """The directory in the store that is mounted at `target`."""
+    (mount,) = mounts_at(target)
+    view = store / mount.root.partition(f"/{store.name}/")[2]
+    assert view.samefile(target)
+    return view
 
 
 def _alternate(
@@ -131,6 +137,7 @@ def main() -> int:
         print(reason, file=sys.stderr)
         return 1
     end_on_sigterm()
+    keep_mounts_private()
     model = cached_model(given.size)
     figures: dict[str, Any] = {"bench": "volume", "size_bytes": model.bytes}
     try:

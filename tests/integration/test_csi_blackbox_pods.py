@@ -188,7 +188,7 @@ def test_a_restarted_kubelet_finds_every_volume_as_it_was(node: Node, kubelet: K
     for uid in uids:
         kubelet.wait_until_running(uid)
         assert len(mounts_at(kubelet.target(uid))) == 1
-    assert kubelet.events == []
+        assert kubelet.failures_of(uid) == []
     for reader in readers:
         with reader:
             assert reader.read() == node.files["model.bin"]

@@ -170,6 +170,10 @@ class Kubelet:
         """The FailedMount events of a pod so far."""
         return [event for event in list(self.events) if event.pod_uid == uid]
 
+    def failures_of(self, uid: str) -> list[Event]:
+        """Those in which the driver answered; the others say that it was not registered then."""
+        return [event for event in self.events_of(uid) if event.code is not None]
+
     # --- statistics ----------------------------------------------------------------------------
 
     def poll_stats(self) -> dict[tuple[str, str], Usage | str]:
