@@ -24,9 +24,10 @@ from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
 from damselfly.csi.registration import Registration
 from damselfly.csi.server import SocketServer, service
+from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.taint import Cluster, keep_removing
 from damselfly.csi.targets import Targets
-from damselfly.csi.volumes import SeenStore, Volumes
+from damselfly.csi.volumes import Volumes
 from damselfly.errors import DamselflyError
 from damselfly.metrics import DriverMetrics
 
@@ -67,7 +68,6 @@ async def _serve(options: Options) -> None:
     calls = Calls(metrics, clock)
     records = Records(options.state_folder, Publication)
     created = Records(options.state_folder / "created", Created)
-    stores = Records(options.state_folder / "stores", SeenStore)
     targets = Targets(options.kubelet_root, options.store, records, clock)
     published = recover(options, targets, records, clock)
     agent = AgentClient(options.agent_socket)
@@ -81,6 +81,12 @@ async def _serve(options: Options) -> None:
     async with AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         exclusive = await stack.enter_async_context(Exclusive(MOUNTING_THREADS))
+        stores = Stores(
+            options.store,
+            Records(options.state_folder / "stores", SeenStore),
+            (record.store for record in published.values()),
+            exclusive,
+        )
         volumes = Volumes(options, targets, agent, published, stores, exclusive, clock)
         node: Node = Node(options, volumes, targets)
         if options.shows_health:

@@ -70,12 +70,15 @@ class Leases:
         """Remove a lease of which it is not known what it holds; returns how many there were."""
         return sum(
             self.release(artifact, lease_id)
-            for artifact, found in list(self.beginning_with(lease_id))
+            for artifact, found in self.beginning_with(lease_id)
             if found == lease_id
         )
 
-    def beginning_with(self, prefix: str) -> Iterator[tuple[Digest, str]]:
+    def beginning_with(self, prefix: str) -> list[tuple[Digest, str]]:
         """Every lease whose id begins so, with what it holds."""
+        return list(self._beginning_with(prefix))
+
+    def _beginning_with(self, prefix: str) -> Iterator[tuple[Digest, str]]:
         for name in self._names(self._store / FOLDER):
             try:
                 artifact = Digest.parse(f"blake3:{name}")

@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from damselfly.client.answers import Credentials, Opened, VolumeRequest
-from damselfly.client.record import Record
 from damselfly.clock import Clock
 from damselfly.csi.exclusive import Exclusive
-from damselfly.csi.leases import Leases
 from damselfly.csi.opening import Agent, Opening
 from damselfly.csi.options import Options
 from damselfly.csi.publication import (
@@ -29,22 +27,15 @@ from damselfly.csi.publication import (
     conflict,
     publish,
 )
-from damselfly.csi.records import Records
 from damselfly.csi.status import CSIError, PendingError, VolumeNotFoundError, code_of
+from damselfly.csi.stores import Stores
 from damselfly.csi.targets import Targets
-from damselfly.csi.volume import Wish, file_name, lease_id, lease_prefix
+from damselfly.csi.volume import Wish, lease_id, lease_prefix
 from damselfly.errors import CapacityError, DamselflyError, RemoteProtocolError, UsageError
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 
 logger = logging.getLogger(__name__)
-
-
-class SeenStore(Record):
-    """A store that something was mounted from."""
-
-    store: str
-    format: int = 1
 
 
 LOOKS_MAX = 8
@@ -60,7 +51,7 @@ class Volumes:
         targets: Targets,
         agent: Agent,
         published: Mapping[str, Publication],
-        stores: Records[SeenStore],
+        stores: Stores,
         exclusive: Exclusive,
         clock: Clock,
     ) -> None:
@@ -70,12 +61,8 @@ class Volumes:
         self._agent = agent
         self._clock = clock
         self._records = {record.target: record for record in published.values()}
-        self._store_records = stores
-        self._stores_seen = stores.open()
-        for record in filter(lambda record: record.store, published.values()):
-            self._stores_seen.setdefault(file_name(record.store), SeenStore(store=record.store))
+        self._stores = stores
         self._openings: dict[str, Opening] = {}
-        self._releasing: set[str] = set()
         self._is_stopping = False
         self._exclusive = exclusive
 
@@ -184,7 +171,7 @@ class Volumes:
         if len(self._records) >= self._limits.records_max:
             raise CapacityError(f"{len(self._records)} volumes are published here: no more")
         lease = lease_id(self._options.driver_name, wish.volume_id, wish.target)
-        if lease in self._releasing:
+        if self._stores.is_releasing(lease):
             raise PendingError(f"the last lease of {wish.volume_id} is just being given back")
         source = wish.source
         request = VolumeRequest(
@@ -232,7 +219,7 @@ class Volumes:
         before = self._records.get(shown.target)
         try:
             if facts.is_fresh:
-                await self._remember_store(shown.store)
+                await self._stores.remember(shown.store)
             await self._exclusive.work(partial(self._targets.show, shown, facts))
         except DamselflyError as exc:
             if facts.mount is not Mount.WELL:
@@ -291,7 +278,7 @@ class Volumes:
         if record is not None and is_final:
             await self._exclusive.work(partial(self._targets.take_away, target, record))
             del self._records[target]
-        await self._release_everywhere(opening.lease)
+        await self._stores.release_everywhere(opening.lease)
 
     def _ended(self, opening: Opening) -> None:
         """In the loop, once an opening's thread is done."""
@@ -299,29 +286,6 @@ class Volumes:
             return  # Whoever waits goes on with it.
         if opening.is_abandoned or opening.error is not None:
             self._exclusive.start(opening.wish.target, partial(self._failed, opening))
-
-    async def _release_everywhere(self, lease: str) -> None:
-        for store in self._stores():
-            await self._exclusive.work(partial(Leases(store).release_everywhere, lease))
-
-    def _stores(self) -> set[Path]:
-        """Every store that we know of: the one we were told, else those that were seen."""
-        if self._options.store is not None:
-            return {self._options.store}
-        return {Path(seen.store) for seen in self._stores_seen.values()}
-
-    async def _remember_store(self, store: str) -> None:
-        """Leases are looked for in every store that was ever mounted from, also after a restart."""
-        name = file_name(store)
-
-        async def remember() -> None:
-            if name not in self._stores_seen:
-                seen = SeenStore(store=store)
-                await self._exclusive.work(partial(self._store_records.put, name, seen))
-                self._stores_seen[name] = seen
-
-        if self._options.store is None:  # One at a time, however many volumes come first.
-            await self._exclusive.step(f"stores/{name}", remember)
 
     # --- taking away --------------------------------------------------------------------------
 
@@ -348,7 +312,7 @@ class Volumes:
         if record is None:
             # The agent may have leased it for a call of which nothing else is left.
             lease = lease_id(self._options.driver_name, volume_id, target)
-            await self._release_everywhere(lease)
+            await self._stores.release_everywhere(lease)
         else:
             logger.info("volume.unpublished", extra={"volume_id": volume_id, "target_path": target})
 
@@ -362,28 +326,14 @@ class Volumes:
             opening.is_abandoned = True
             if opening.ended.is_set():
                 await self._exclusive.step(target, partial(self._failed, opening))
-        for store in self._stores():
-            await self._sweep_leases(Leases(store))
+        await self._stores.sweep(lease_prefix(self._options.driver_name), self._is_held)
 
-    async def _sweep_leases(self, leases: Leases) -> None:
-        prefix = lease_prefix(self._options.driver_name)
-        found = await self._exclusive.work(lambda: list(leases.beginning_with(prefix)))
-        # Which of them are whose is decided here, without waiting: an opening that begins later
-        # finds its lease among those that are being released, and is told to come again.
-        held = {(record.artifact, record.lease) for record in self._records.values()}
-        opening = {opening.lease for opening in self._openings.values()}
-        orphans = [
-            (artifact, lease)
-            for artifact, lease in found
-            if (str(artifact), lease) not in held and lease not in opening
-        ]
-        self._releasing.update(lease for _, lease in orphans)
-        try:
-            for artifact, lease in orphans:
-                await self._exclusive.work(partial(leases.release, artifact, lease))
-                logger.info("lease.released", extra={"lease": lease, "artifact": str(artifact)})
-        finally:
-            self._releasing.difference_update(lease for _, lease in orphans)
+    def _is_held(self, artifact: Digest, lease: str) -> bool:
+        """Somebody holds this lease, or is about to."""
+        return any(
+            (record.artifact, record.lease) == (str(artifact), lease)
+            for record in self._records.values()
+        ) or any(opening.lease == lease for opening in self._openings.values())
 
 
 def _safe(wish: Wish) -> str:

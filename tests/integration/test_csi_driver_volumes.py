@@ -23,9 +23,10 @@ from damselfly.csi.publication import Publication
 from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
 from damselfly.csi.status import PendingError, PreconditionError, VolumeNotFoundError
+from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.targets import Targets
 from damselfly.csi.volume import Source, Wish, lease_id
-from damselfly.csi.volumes import SeenStore, Volumes
+from damselfly.csi.volumes import Volumes
 from damselfly.errors import CapacityError, RemoteProtocolError
 from damselfly.model.digest import Digest
 from tests.fakes.volume_agent import VolumeAgent, model
@@ -59,7 +60,7 @@ class Bench:
         self.targets = Targets(self.options.kubelet_root, self.options.store, records, clock)
         published = recover(self.options, self.targets, records, clock)
         agent = agent or AgentClient(self.options.agent_socket)
-        stores = Records(state / "stores", SeenStore)
+        stores = Stores(self.options.store, Records(state / "stores", SeenStore), (), exclusive)
         return Volumes(self.options, self.targets, agent, published, stores, exclusive, clock)
 
     def wish(self, pod: str = "p1", volume_id: str = "v1") -> Wish:
@@ -281,7 +282,7 @@ def test_a_link_among_leases_leads_nowhere(tmp_path: Path) -> None:
         Leases(tmp_path).hold(DIGEST, "l2", 1)
 
     assert not Leases(tmp_path).release(DIGEST, "l1")
-    assert list(Leases(tmp_path).beginning_with("l")) == []
+    assert Leases(tmp_path).beginning_with("l") == []
     assert [path.name for path in victim.iterdir()] == ["l1"]
 
 
