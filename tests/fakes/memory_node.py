@@ -72,6 +72,7 @@ class MemoryNode:
         self.root = root
         self.origin = origin
         self.tokens = tokens or {}
+        self.asked: list[PullRequest] = []
         self.held: dict[str, HeldArtifact] = {}
         self._files: dict[str, dict[str, bytes]] = {}
         self._seen: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Pulled] = {}
@@ -97,6 +98,7 @@ class MemoryNode:
     # --- pulls --------------------------------------------------------------------------------
 
     async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
+        self.asked.append(request)
         ref = str(Ref.parse(request.ref))
         is_held = request.hold
         request = request.but(ref=ref, hold=False)

@@ -20,6 +20,7 @@ from tests.conformance.agent_api import files_below
 from tests.fakes.memory_node import MemoryNode
 
 REF = "file:///models/llama/"
+PRIVATE_REF = "file:///models/private/"
 FILES = {
     "config.json": b"{}",
     "model.safetensors": bytes(range(256)) * 4096,
@@ -70,7 +71,8 @@ async def ended(process: asyncio.subprocess.Process) -> Ended:
 
 @pytest.fixture
 async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    node = MemoryNode(tmp_path / "views", {REF: FILES})
+    origin = {REF: FILES, PRIVATE_REF: FILES}
+    node = MemoryNode(tmp_path / "views", origin, {PRIVATE_REF: "s3cret-t0ken"})
     socket = tmp_path / "agent.sock"
     async with APIServer(node, socket):
         yield Shell(node, socket)
@@ -140,6 +142,47 @@ class TestPull:
         )
 
         assert set(files_below(done.out.rstrip("\n"))) == {"tokenizer/vocab.txt"}
+
+    async def test_a_token_comes_from_a_file(self, shell: Shell, tmp_path: Path) -> None:
+        place = tmp_path / "token"
+        place.write_text("s3cret-t0ken\n")
+
+        opened = await shell.run("pull", PRIVATE_REF, "--token-file", str(place))
+        denied = await shell.run("pull", PRIVATE_REF, "--exclude", "none")
+
+        assert opened.code == 0
+        assert files_below(opened.out.rstrip("\n")) == FILES
+        assert denied.code == 61
+        assert "s3cret" not in opened.out + opened.err + denied.err
+
+    @pytest.mark.parametrize("text", ["", "two s3crets", "s3crét", "s3cret" * 10_000])
+    async def test_what_is_no_token_is_refused_without_telling_it(
+        self, shell: Shell, tmp_path: Path, text: str
+    ) -> None:
+        place = tmp_path / "token"
+        place.write_text(text)
+
+        done = await shell.run("pull", REF, "--token-file", str(place))
+
+        assert done.code == 2
+        assert str(place) in done.err
+        assert "s3cr" not in done.err
+
+    async def test_a_token_file_that_is_not_there_is_named(
+        self, shell: Shell, tmp_path: Path
+    ) -> None:
+        done = await shell.run("pull", REF, "--token-file", str(tmp_path / "none"))
+
+        assert done.code == 2
+        assert "none" in done.err
+
+    async def test_only_who_copies_asks_the_agent_to_keep_it(
+        self, shell: Shell, tmp_path: Path
+    ) -> None:
+        await shell.run("pull", REF)
+        await shell.run("pull", REF, "--to", str(tmp_path / "to"))
+
+        assert [request.hold for request in shell.node.asked] == [False, True]
 
     async def test_link_without_to_makes_no_sense(self, shell: Shell) -> None:
         done = await shell.run("pull", REF, "--link")

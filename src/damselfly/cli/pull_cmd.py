@@ -4,7 +4,10 @@ REF is where the model lives: https://host/path/, file:///directory, or a single
 Without --to, the answer is the path of a read-only view in the agent's store. With it, DIR gets a
 tree of ordinary files: sharing the store's bytes where the file system can (reflink), else copies.
 Files that are in DIR already with the same bytes are kept; one that differs is not replaced
-unless --force says so.
+unless --force says so. While it is made, nothing evicts the model from the store.
+
+With --token-file, the token in the file is shown to the origin, and to nobody else; it is not on
+the command line, where every process of the machine could read it.
 
 Interrupting the command leaves the pull going in the agent; the same command joins it again, and
 `damselfly cancel REF` stops it.
@@ -19,6 +22,7 @@ from collections.abc import Iterator
 from damselfly.cli.flags import add_client_flags, add_quiet_flag, client_of, print_json
 from damselfly.cli.progress import Moment, Progress
 from damselfly.cli.quantities import bytes_text, rate_text, seconds_text, share_text
+from damselfly.cli.token import read_token
 from damselfly.client import answers
 from damselfly.errors import LocalProtocolError, UsageError
 
@@ -51,6 +55,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="with --to: replace files in DIR that differ"
     )
+    parser.add_argument(
+        "--token-file", metavar="PATH", help="a file with the token that opens REF ('-': stdin)"
+    )
     add_client_flags(parser)
     add_quiet_flag(parser)
 
@@ -59,10 +66,11 @@ def run(args: Namespace) -> int:
     """Pull, watch, and make the tree."""
     if (args.link or args.force) and args.to is None:
         raise UsageError("--link and --force say how --to makes its tree: give --to DIR")
+    credentials = None if args.token_file is None else read_token(args.token_file)
     stage = "asking"
     with Progress(sys.stderr, is_quiet=args.quiet) as progress:
         try:
-            for item in _pulled(args):
+            for item in _pulled(args, credentials):
                 if isinstance(item, answers.Pulled):
                     stage = "placing"
                     answer = _placed(item, args, progress)
@@ -82,9 +90,15 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _pulled(args: Namespace) -> Iterator[answers.Progress | answers.Pulled]:
+def _pulled(
+    args: Namespace, credentials: answers.Credentials | None
+) -> Iterator[answers.Progress | answers.Pulled]:
     request = answers.PullRequest(
-        ref=args.ref, include=tuple(args.include), exclude=tuple(args.exclude)
+        ref=args.ref,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+        credentials=credentials,
+        hold=args.to is not None,  # Listening goes on while the tree is made.
     )
     return client_of(args).pull(request)
 
