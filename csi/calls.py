@@ -20,10 +20,19 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 
-QUIET = frozenset({"Probe", "GetInfo", "GetPluginInfo", "GetPluginCapabilities"}) | {
-    f"{service}GetCapabilities" for service in ("Node", "Controller")
-}
-"""Asked every few seconds, and the same each time."""
+QUIET = frozenset(
+    {
+        "ControllerGetCapabilities",
+        "GetCapacity",
+        "GetInfo",
+        "GetPluginCapabilities",
+        "GetPluginInfo",
+        "NodeGetCapabilities",
+        "NodeGetVolumeStats",
+        "Probe",
+    }
+)
+"""Asked again and again, and nothing happens."""
 
 SECRET_CHARS_MIN = 4
 """A value so short is no secret, and hiding each `a` of a message would hide the message."""

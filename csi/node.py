@@ -47,8 +47,10 @@ class Node:
         if not request.HasField("volume_capability"):
             raise UsageError("volume_capability is missing")
         check_capability(request.volume_capability)
-        allows_files = self._options.allows_file_refs or not is_inline(
-            volume_id, request.volume_context
+        allows_files = (
+            self._options.allows_file_refs
+            or not is_inline(volume_id, request.volume_context)
+            or self._volumes.is_published(volume_id, target)  # It was allowed when it began.
         )
         source = parse_source(request.volume_context, allows_files=allows_files)
         credentials = parse_credentials(request.secrets)

@@ -25,6 +25,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PATIENCE_S = 20.0
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """A node with all its images and addresses is some 100 KB."""
+RETRY_S = 1.0
 RETRY_S_MAX = 60.0
 
 
@@ -94,9 +95,8 @@ def remove_taint(cluster: Cluster, node: str, key: str) -> bool:
     return True
 
 
-def keep_removing(cluster: Cluster, node: str, key: str) -> None:
-    """Try until the taint is gone. Blocks, for as long as that takes."""
-    pause_s = 1.0
+def keep_removing(cluster: Cluster, node: str, key: str, pause_s: float = RETRY_S) -> None:
+    """Try until the taint is gone, after ever longer pauses. Blocks, for as long as that takes."""
     while True:
         try:
             was_there = remove_taint(cluster, node, key)

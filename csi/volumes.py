@@ -91,6 +91,11 @@ class Volumes:
             raise VolumeNotFoundError(f"the volume {volume_id} is not published at {path}")
         return record
 
+    def is_published(self, volume_id: str, target: str) -> bool:
+        """There is a record of the volume at a target, which has been checked."""
+        record = self._records.get(target)
+        return record is not None and record.volume_id == volume_id
+
     async def mount_of(self, record: Publication) -> Mount:
         """How the mount of a volume is."""
         facts = await self._exclusive.work(partial(self._targets.look, record.target, record))

@@ -252,6 +252,8 @@ def test_files_of_the_node_are_not_for_inline_volumes(node: Node, tmp_path: Path
     code, message = refusal(lambda: node.driver.publish("v1", target, {"model": ref}))
     node.restart("--allow-file-refs")
     node.driver.publish("v1", target, {"model": ref})
+    node.restart()
+    node.driver.publish("v1", target, {"model": ref})  # A pod that runs is not punished.
 
     assert code == "INVALID_ARGUMENT"
     assert "--allow-file-refs" in message

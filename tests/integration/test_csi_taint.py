@@ -1,5 +1,6 @@
 """The startup taint: taken away over HTTPS from an API server of the tests, and nothing else is."""
 
+import asyncio
 import http.server
 import json
 import shutil
@@ -13,8 +14,16 @@ from typing import Any
 
 import pytest
 
-from damselfly.csi.taint import Cluster, patch_of, remove_taint
+from damselfly.clock import SystemClock
+from damselfly.csi.calls import Calls
+from damselfly.csi.driver import _remove_taint
+from damselfly.csi.options import Options
+from damselfly.csi.proto import registration_pb2
+from damselfly.csi.registration import Registration
+from damselfly.csi.taint import Cluster, keep_removing, patch_of, remove_taint
 from damselfly.errors import ConfigError, DeniedError, RemoteProtocolError, UnavailableError
+from damselfly.metrics import DriverMetrics
+from tests.integration.csi_driver_node import wait_until
 
 KEY = "csi.damselfly.dev/agent-not-ready"
 OURS = {"key": KEY, "effect": "NoSchedule"}
@@ -126,6 +135,37 @@ def test_taints_that_change_meanwhile_are_worth_another_try(api: APIServer) -> N
         remove_taint(api.cluster, "node-1", KEY)
 
     assert OURS in api.node["spec"]["taints"]
+
+
+@needs_openssl
+def test_it_is_tried_until_the_taint_is_gone(api: APIServer) -> None:
+    api.answers_instead = HTTPStatus.SERVICE_UNAVAILABLE
+    trying = threading.Thread(target=keep_removing, args=(api.cluster, "node-1", KEY, 0.01))
+    trying.start()
+    wait_until(lambda: len(api.seen) >= 3, "it gives up")
+    api.answers_instead = None
+
+    trying.join()
+
+    assert api.node["spec"]["taints"] == [OTHER]
+
+
+@needs_openssl
+async def test_the_taint_stays_until_the_kubelet_has_registered_us(api: APIServer) -> None:
+    options = Options(endpoint=Path("/x"), agent_socket="/x", node_id="node-1")
+    registration = Registration(options, Calls(DriverMetrics(), SystemClock()))
+    removal = asyncio.create_task(_remove_taint(registration, api.cluster, "node-1", KEY))
+    status = registration_pb2.RegistrationStatus(plugin_registered=False, error="not yet")
+
+    await registration.NotifyRegistrationStatus(status, None)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    before = list(api.seen)
+    status.plugin_registered = True
+    await registration.NotifyRegistrationStatus(status, None)  # type: ignore[arg-type]
+    await removal
+    await asyncio.to_thread(wait_until, lambda: api.node["spec"]["taints"] == [OTHER], "it stays")
+
+    assert before == []
 
 
 @needs_openssl
