@@ -233,8 +233,10 @@ def explain(error: BaseException) -> str:
     An `ExceptionGroup` speaks through its first member: the others ended because of it.
     """
     parts: list[str] = []
+    seen: set[int] = set()  # An error raised from a group that it is in is its own cause.
     current: BaseException | None = error
-    while current is not None and len(parts) < 8:
+    while current is not None and id(current) not in seen and len(parts) < 8:
+        seen.add(id(current))
         while isinstance(current, BaseExceptionGroup):
             group = cast("BaseExceptionGroup[BaseException]", current)
             current = group.exceptions[0]

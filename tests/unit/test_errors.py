@@ -73,6 +73,13 @@ def test_an_error_without_words_is_told_by_its_class() -> None:
     assert explain(error) == "asking the origin: TimeoutError"
 
 
+def test_a_chain_that_bites_its_tail_is_told_once() -> None:
+    error = OriginUnavailableError("first")
+    error.__cause__ = ExceptionGroup("many", [error])
+
+    assert explain(error) == "first"
+
+
 def test_a_group_speaks_through_its_first_member() -> None:
     group = ExceptionGroup("many", [OriginUnavailableError("first"), OSError("second")])
 

@@ -15,6 +15,7 @@ from damselfly.errors import DamselflyError, UsageError, explain
 
 VERBS = {
     "agent": "run the node's agent in the foreground",
+    "csi": "run the node's CSI driver in the foreground",
     "pull": "bring a model to this node, and to a directory",
     "warm": "make nodes hold a model before it is needed",
     "cancel": "stop a pull",

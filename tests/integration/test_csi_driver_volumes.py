@@ -1,0 +1,326 @@
+"""The driver's volumes from inside: forgotten ones, limits, and what a hostile store can do."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Generator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.mounts import mounts_at, mounts_below
+from damselfly.client.agent import AgentClient
+from damselfly.client.answers import Opened, Progress, VolumeRequest
+from damselfly.clock import SystemClock
+from damselfly.csi import mount
+from damselfly.csi.exclusive import Exclusive
+from damselfly.csi.leases import Leases
+from damselfly.csi.node import HealthyNode
+from damselfly.csi.opening import Agent
+from damselfly.csi.options import DRIVER_NAME, Limits, Options
+from damselfly.csi.proto import csi_pb2
+from damselfly.csi.publication import Publication
+from damselfly.csi.records import Records
+from damselfly.csi.recovery import recover
+from damselfly.csi.status import PendingError, PreconditionError, VolumeNotFoundError
+from damselfly.csi.stores import SeenStore, Stores
+from damselfly.csi.targets import Targets
+from damselfly.csi.volume import Source, Wish, lease_id
+from damselfly.csi.volumes import Volumes
+from damselfly.errors import CapacityError, RemoteProtocolError
+from damselfly.model.digest import Digest
+from tests.fakes.volume_agent import VolumeAgent, model
+from tests.integration.csi_driver_node import REF, needs_root, run
+
+pytestmark = needs_root
+
+PATIENCE_S = 20.0
+DIGEST = Digest.of(b"m")
+
+
+class Bench:
+    """Volumes in this process, and the agent behind them."""
+
+    def __init__(self, root: Path, fake: VolumeAgent) -> None:
+        self.root = root
+        self.fake = fake
+        self.options = Options(
+            endpoint=Path("/unused"),
+            agent_socket=str(fake.socket),
+            node_id="n",
+            kubelet_root=root / "kubelet",
+            store=fake.store,
+            limits=Limits(forgotten_s=0.0),
+        )
+
+    def volumes(self, exclusive: Exclusive, agent: Agent | None = None) -> Volumes:
+        clock = SystemClock()
+        state = self.options.state_folder
+        records = Records(state, Publication)
+        self.targets = Targets(self.options.kubelet_root, self.options.store, records, clock)
+        published = recover(self.options, self.targets, records, clock)
+        agent = agent or AgentClient(self.options.agent_socket)
+        stores = Stores(self.options.store, Records(state / "stores", SeenStore), (), exclusive)
+        return Volumes(self.options, self.targets, agent, published, stores, exclusive, clock)
+
+    def wish(self, pod: str = "p1", volume_id: str = "v1") -> Wish:
+        target = self.root / "kubelet/pods" / pod / "volumes/kubernetes.io~csi/w/mount"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Wish(volume_id=volume_id, target=str(target), source=Source(ref=REF))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    with VolumeAgent(tmp_path) as agent:
+        agent.models[REF] = model()
+        yield Bench(tmp_path, agent)
+    for found in reversed(mounts_below(tmp_path)):
+        mount.unmount_all(str(found.path))
+
+
+@pytest.fixture
+async def exclusive() -> AsyncIterator[Exclusive]:
+    async with Exclusive(4) as exclusive:
+        yield exclusive
+
+
+async def begun(volumes: Volumes, wish: Wish) -> None:
+    """Begin to publish, and hang up."""
+    with pytest.raises(PendingError):
+        await volumes.publish(wish, None, 0.0)
+
+
+async def until(volumes: Volumes, wish: Wish, *, ended: bool) -> None:
+    opening = volumes._openings[wish.target]
+    if ended:
+        await asyncio.wait_for(opening.ended.wait(), PATIENCE_S)
+
+
+async def test_what_was_opened_and_never_asked_for_again_is_given_back(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await begun(volumes, wish)
+    await until(volumes, wish, ended=True)
+    assert bench.fake.leases()
+    assert mounts_at(Path(wish.target)) == []  # Nothing is mounted unless somebody waits for it.
+
+    await volumes.sweep()
+
+    assert volumes._openings == {}
+    assert bench.fake.leases() == set()
+
+
+async def test_what_is_still_being_pulled_for_nobody_is_given_up(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    bench.fake.may_go_on.clear()
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await begun(volumes, wish)
+    opening = volumes._openings[wish.target]
+
+    await volumes.sweep()
+    await asyncio.wait_for(opening.ended.wait(), PATIENCE_S)
+    bench.fake.may_go_on.set()
+    await exclusive.step(wish.target, nothing)
+
+    assert volumes._openings == {}
+
+
+async def nothing() -> None:
+    return
+
+
+async def test_a_sweep_takes_nothing_from_who_is_waiting(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    bench.fake.may_go_on.clear()
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    call = asyncio.create_task(volumes.publish(wish, None, PATIENCE_S))
+    while not any(opening.waiting for opening in volumes._openings.values()):
+        await asyncio.sleep(0)
+
+    await volumes.sweep()
+    bench.fake.may_go_on.set()
+    await call
+    await volumes.sweep()
+
+    assert len(mounts_at(Path(wish.target))) == 1
+    assert len(bench.fake.leases()) == 1
+
+
+async def test_a_call_that_waits_hears_of_an_unpublish(bench: Bench, exclusive: Exclusive) -> None:
+    bench.fake.may_go_on.clear()
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    call = asyncio.create_task(volumes.publish(wish, None, PATIENCE_S))
+    while not any(opening.waiting for opening in volumes._openings.values()):
+        await asyncio.sleep(0)
+
+    await volumes.unpublish(wish.volume_id, wish.target)
+
+    with pytest.raises(PendingError, match="unpublished meanwhile"):
+        await call
+    assert mounts_at(Path(wish.target)) == []
+
+
+async def test_a_publish_after_an_unpublish_begins_anew(bench: Bench, exclusive: Exclusive) -> None:
+    bench.fake.may_go_on.clear()
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await begun(volumes, wish)
+    await volumes.unpublish(wish.volume_id, wish.target)
+    bench.fake.may_go_on.set()
+
+    await volumes.publish(wish, None, PATIENCE_S)
+
+    assert len(mounts_at(Path(wish.target))) == 1
+    assert len(bench.fake.leases()) == 1
+
+
+async def test_volumes_being_opened_are_limited(bench: Bench, exclusive: Exclusive) -> None:
+    bench.options = replace(bench.options, limits=Limits(openings_max=1))
+    bench.fake.may_go_on.clear()
+    volumes = bench.volumes(exclusive)
+    await begun(volumes, bench.wish())
+
+    with pytest.raises(PendingError, match="1 volumes are being opened"):
+        await volumes.publish(bench.wish("p2", "v2"), None, PATIENCE_S)
+
+
+async def test_volumes_that_are_published_are_limited(bench: Bench, exclusive: Exclusive) -> None:
+    bench.options = replace(bench.options, limits=Limits(records_max=1))
+    volumes = bench.volumes(exclusive)
+    await volumes.publish(bench.wish(), None, PATIENCE_S)
+
+    with pytest.raises(CapacityError):
+        await volumes.publish(bench.wish("p2", "v2"), None, PATIENCE_S)
+
+    await volumes.publish(bench.wish(), None, PATIENCE_S)
+
+
+class Liar:
+    """An agent that says it opened something that it has no business with."""
+
+    def __init__(self, bench: Bench, **lies: object) -> None:
+        self._bench = bench
+        self._lies = lies
+
+    def open_volume(self, request: VolumeRequest) -> Generator[Progress | Opened]:
+        opened = Opened(
+            ref=request.ref,
+            artifact=str(DIGEST),
+            path=str(self._bench.fake.store / "views" / "x"),
+            store=str(self._bench.fake.store),
+            bytes=1,
+            files=1,
+        )
+        yield opened.but(**self._lies)
+
+
+@pytest.mark.parametrize(
+    "lies", [{"path": "/etc"}, {"path": "views/x"}, {"artifact": "x"}, {"path": "/s/../etc"}]
+)
+async def test_an_answer_that_cannot_be_true_is_not_mounted(
+    bench: Bench, exclusive: Exclusive, lies: dict[str, object]
+) -> None:
+    volumes = bench.volumes(exclusive, Liar(bench, **lies))
+
+    with pytest.raises(RemoteProtocolError):
+        await volumes.publish(bench.wish(), None, PATIENCE_S)
+
+    assert mounts_below(bench.root) == []
+
+
+async def test_nothing_outside_of_the_store_that_we_were_told_of_is_mounted(
+    bench: Bench, exclusive: Exclusive, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    volumes = bench.volumes(exclusive, Liar(bench, store=str(tmp_path), path=str(secret)))
+
+    with pytest.raises(PreconditionError):
+        await volumes.publish(bench.wish(), None, PATIENCE_S)
+
+    assert mounts_below(bench.root) == []
+
+
+async def test_a_link_in_the_store_leads_nowhere(
+    bench: Bench, exclusive: Exclusive, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (bench.fake.store / "views" / "x").symlink_to(secret)
+    volumes = bench.volumes(exclusive, Liar(bench))
+
+    with pytest.raises(PreconditionError):
+        await volumes.publish(bench.wish(), None, PATIENCE_S)
+
+    assert mounts_below(bench.root) == []
+
+
+def test_a_lease_is_its_folders_owners(tmp_path: Path) -> None:
+    (tmp_path / "leases").mkdir()
+    os.chown(tmp_path / "leases", 1234, 2345)
+
+    Leases(tmp_path).hold(DIGEST, "l1", 1)
+    Leases(tmp_path).hold(DIGEST, "l1", 2)
+
+    lease = tmp_path / "leases" / DIGEST.hex / "l1"
+    for path in (lease, lease.parent):
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 2345)
+    assert lease.stat().st_mode & 0o777 == 0o644
+    assert list(lease.parent.iterdir()) == [lease]
+
+
+def test_a_link_among_leases_leads_nowhere(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "l1").touch()
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "leases" / DIGEST.hex).symlink_to(victim)
+
+    with pytest.raises(PreconditionError):
+        Leases(tmp_path).hold(DIGEST, "l2", 1)
+
+    assert not Leases(tmp_path).release(DIGEST, "l1")
+    assert Leases(tmp_path).beginning_with("l") == []
+    assert [path.name for path in victim.iterdir()] == ["l1"]
+
+
+def test_a_lease_is_found_without_knowing_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "leases").mkdir()
+    for digest in (DIGEST, Digest.of(b"n")):
+        Leases(tmp_path).hold(digest, "l1", 1)
+        Leases(tmp_path).hold(digest, "l11", 1)
+
+    assert Leases(tmp_path).release_everywhere("l1") == 2
+
+    assert {lease for _, lease in Leases(tmp_path).beginning_with("l")} == {"l11"}
+
+
+async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, None, PATIENCE_S)
+    node = HealthyNode(bench.options, volumes, bench.targets, AgentClient(str(bench.fake.socket)))
+    request = csi_pb2.NodeGetVolumeHealthRequest(volume_id="v1", volume_publish_path=wish.target)
+
+    well = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
+    mount.unmount_all(wish.target)
+    run("mount", "-t", "tmpfs", "none", wish.target)
+    foreign = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
+    bench.fake.stop()
+    storage = await node.NodeGetStorageHealth(
+        csi_pb2.NodeGetStorageHealthRequest(),
+        None,  # type: ignore[arg-type]
+    )
+
+    assert list(well.volume_health.health_statuses) == []
+    (status,) = foreign.volume_health.health_statuses
+    assert (status.status, status.reason) == (csi_pb2.INACCESSIBLE, "MountForeign")
+    assert [each.status for each in storage.backend_health] == [csi_pb2.STORAGE_DEGRADED]
+    request.volume_id = "another"
+    with pytest.raises(VolumeNotFoundError):
+        await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
+
+
+def test_leases_of_ours_are_told_by_their_name() -> None:
+    assert lease_id(DRIVER_NAME, "v", "/t").startswith(f"{DRIVER_NAME}-")

@@ -1,0 +1,55 @@
+"""The kernel's list of mounts, as it is written."""
+
+import pytest
+
+from damselfly.csi.mountinfo import mounts_at, parse, paths_of, unescape
+
+TABLE = """\
+22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+40 27 254:1 / /data rw,relatime shared:2 - xfs /dev/vdb rw
+50 27 254:1 /store/views/aa/all /k/my\\040pod/mount ro,nosuid,nodev shared:3 - xfs /dev/vdb rw
+51 50 254:1 /store/views/bb/all /k/my\\040pod/mount rw,relatime - xfs /dev/vdb rw
+52 27 254:1 /gone//deleted /k/dead ro - xfs /dev/vdb rw
+torn li
+"""
+
+
+def test_a_mount_is_found_by_its_path_with_the_uppermost_last() -> None:
+    lower, upper = mounts_at(TABLE, "/k/my pod/mount")
+
+    assert (lower.root, lower.is_read_only) == ("/store/views/aa/all", True)
+    assert (upper.root, upper.is_read_only) == ("/store/views/bb/all", False)
+    assert mounts_at(TABLE, "/k/my") == []
+
+
+def test_a_mount_of_a_removed_directory_is_gone() -> None:
+    (dead,) = mounts_at(TABLE, "/k/dead")
+
+    assert dead.is_gone
+    assert not mounts_at(TABLE, "/data")[0].is_gone
+
+
+def test_lines_that_are_none_are_left_out() -> None:
+    assert len(list(parse(TABLE))) == 6
+    assert list(parse("")) == []
+
+
+def test_the_same_directory_is_found_by_way_of_its_file_system() -> None:
+    shown = mounts_at(TABLE, "/k/my pod/mount")[0]
+
+    assert list(paths_of(TABLE, shown)) == ["/data/store/views/aa/all"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/plain", "/plain"),
+        ("/a\\040b", "/a b"),
+        ("/a\\011b\\012c", "/a\tb\nc"),
+        ("/a\\134b", "/a\\b"),
+        ("/a\\134040b", "/a\\040b"),
+    ],
+)
+def test_escapes_are_undone_once(written: str, meant: str) -> None:
+    assert unescape(written) == meant
