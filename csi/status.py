@@ -23,6 +23,7 @@ from damselfly.errors import (
     LeaseHeldError,
     LocalProtocolError,
     NotFoundError,
+    PartialError,
     ProtocolError,
     StoreFullError,
     StoreInUseError,
@@ -130,6 +131,8 @@ _CODES: tuple[tuple[type[DamselflyError], Code], ...] = (
     (DeniedError, Code.PERMISSION_DENIED),
     # A person stopped the pull; the kubelet's next call starts it again.
     (CancelledError, Code.ABORTED),
+    # What was begun goes on.
+    (PartialError, Code.ABORTED),
 )
 
 

@@ -43,6 +43,8 @@ TABLE = {
     "DeniedError": Code.PERMISSION_DENIED,
     "OriginDeniedError": Code.PERMISSION_DENIED,
     "CancelledError": Code.ABORTED,
+    "PartialError": Code.ABORTED,
+    "StillRunningError": Code.ABORTED,
 }
 
 
