@@ -50,7 +50,7 @@ _KEPT_S_MAX = 2.0
 _RETRY_S = 0.1
 _CALL_PATIENCE_S = 120.0
 _SETTLE_S = 15.0
-_SLACK = 16
+_SLACK = 32
 """Connections and worker threads that come and go; a leak per volume would be hundreds."""
 
 
@@ -207,6 +207,7 @@ def _soak(node: Node, pods: Pods, seconds: float, rate: float) -> dict[str, Any]
     while time.monotonic() + interval_s < start_s + seconds * 2 / 3:
         time.sleep(interval_s)
         restarts.restart_next()
+    time.sleep(max(0.0, (start_s + seconds - time.monotonic()) / 4))  # Who is new warms up.
     before = held(node)
     time.sleep(max(0.0, start_s + seconds - time.monotonic()))
     pods.end()

@@ -42,9 +42,14 @@ def unescape(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
+def escape(path: str) -> str:
+    """A path as the kernel writes it."""
+    return re.sub(r"[\\ \t\n]", lambda match: f"\\{ord(match[0]):03o}", path)
+
+
 def parse(text: str) -> Iterator[MountLine]:
     """Every mount, in the order in which they were made; lines that are none are left out."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # Only there: a path may have any other character.
         fields = line.split(" ")
         if len(fields) >= 6:
             yield MountLine(
@@ -57,7 +62,10 @@ def parse(text: str) -> Iterator[MountLine]:
 
 def mounts_at(text: str, point: str) -> list[MountLine]:
     """The mounts at one path, the uppermost last."""
-    return [line for line in parse(text) if line.point == point]
+    # A node has thousands of mounts, and every publish looks: only a few lines are taken apart.
+    written = f" {escape(point)} "
+    likely = "\n".join(line for line in text.split("\n") if written in line)
+    return [line for line in parse(likely) if line.point == point]
 
 
 def paths_of(text: str, shown: MountLine) -> Iterator[str]:

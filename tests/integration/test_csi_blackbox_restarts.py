@@ -157,7 +157,7 @@ def test_a_driver_that_is_killed_during_a_publish_is_asked_again(slow_node: Node
         assert_goes_well(slow_node, kubelet, "u1")
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(3))
 def test_a_driver_that_is_killed_at_any_moment_leaves_what_can_be_gone_on_with(
     node: Node, number: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_driver_that_is_killed_at_any_moment_leaves_what_can_be_gone_on_with(
     with running_kubelet(node) as kubelet:
         for each in range(4):
             kubelet.add_pod(node.pod(f"p{each}"))
-        time.sleep(number * 0.004)  # Another moment each time; any is right.
+        time.sleep(number * 0.008)  # Another moment each time; any is right.
 
         node.driver.process.kill()
         node.driver.start()
@@ -178,7 +178,7 @@ def test_a_driver_that_is_killed_at_any_moment_leaves_what_can_be_gone_on_with(
             assert_runs_well(node, kubelet, f"p{each}")
         for each in range(4):
             kubelet.delete_pod(f"p{each}")
-        time.sleep(number * 0.004)
+        time.sleep(number * 0.008)
         node.driver.process.kill()
         node.driver.start()
         for each in range(4):

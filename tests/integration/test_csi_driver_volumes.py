@@ -161,6 +161,7 @@ async def test_a_call_that_waits_hears_of_an_unpublish(bench: Bench, exclusive: 
     with pytest.raises(PendingError, match="unpublished meanwhile"):
         await call
     assert mounts_at(Path(wish.target)) == []
+    assert volumes._openings == {}
 
 
 async def test_a_publish_after_an_unpublish_begins_anew(bench: Bench, exclusive: Exclusive) -> None:

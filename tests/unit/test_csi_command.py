@@ -1,6 +1,8 @@
 """`damselfly csi`: flags, variables, and what is refused before anything is made."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,47 @@ def test_a_store_that_is_a_link_is_not_prepared(
 
     assert run(*args) == 3
     assert "preparing the store" in capsys.readouterr().err
+
+
+def isolated(missing: tuple[str, ...], code: str) -> subprocess.CompletedProcess[str]:
+    """Python code in a process that lacks some packages."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys\nfor name in {missing!r}: sys.modules[name] = None\n{code}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_driver_needs_nothing_that_is_the_agents() -> None:
+    ended = isolated(
+        ("aiohttp", "hpack", "uvloop"),
+        "import damselfly.csi.driver\nprint(*(name for name in sys.modules))",
+    )
+
+    loaded = set(ended.stdout.split())
+    assert "damselfly.csi.volumes" in loaded, ended.stderr
+    assert not {
+        name
+        for name in loaded
+        if name.startswith(
+            tuple(f"damselfly.{room}" for room in ("agent", "cache", "origin", "p2p"))
+        )
+    }
+
+
+def test_without_its_extra_the_driver_says_what_to_install() -> None:
+    ended = isolated(
+        ("grpc",), f"from damselfly.cli import main\nsys.exit(main(['csi', *{NEEDED!r}]))"
+    )
+
+    assert ended.returncode == 2
+    assert "pip install 'damselfly[csi]'" in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["a", "csi.damselfly.dev", "a" * 63, "a-b_c.d"])

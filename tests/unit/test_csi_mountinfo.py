@@ -2,7 +2,7 @@
 
 import pytest
 
-from damselfly.csi.mountinfo import mounts_at, parse, paths_of, unescape
+from damselfly.csi.mountinfo import escape, mounts_at, parse, paths_of, unescape
 
 TABLE = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -53,3 +53,12 @@ def test_the_same_directory_is_found_by_way_of_its_file_system() -> None:
 )
 def test_escapes_are_undone_once(written: str, meant: str) -> None:
     assert unescape(written) == meant
+    assert escape(meant) == written
+
+
+def test_a_path_may_have_characters_that_end_lines_elsewhere() -> None:
+    odd = "/k/a\x0bb\u2028c\rd"
+
+    (found,) = mounts_at(f"50 27 254:1 /s {odd} ro - xfs /dev/vdb rw\n", odd)
+
+    assert found.point == odd
