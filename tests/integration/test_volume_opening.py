@@ -1,9 +1,9 @@
 """Opening volumes over a real store, amid what may go wrong between any two of its steps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -34,6 +34,7 @@ from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
 from damselfly.origin.registry import Origins
 from tests.conformance.store import HandClock, model, pull
+from tests.fakes.peers import until
 
 REF = "https://host/acme/tiny/"
 SAMPLE = model(ref=REF)
@@ -85,6 +86,15 @@ class FakePull:
         self.failure: DamselflyError | None = None
         self.shown: Shown | None = None
         self.artifact: Digest | None = None
+        self.watcher_count = 0
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        self.watcher_count += 1
+        try:
+            yield
+        finally:
+            self.watcher_count -= 1
 
     def progress(self) -> Progress:
         return Progress(ref=self.wish.ref.safe, phase="fetching")
@@ -483,3 +493,16 @@ async def test_a_pin_that_was_here_is_shown_without_a_word(bench: Bench) -> None
 
     assert [type(item) for item in items] == [Opened]
     assert (bench.web.resolved, bench.web.proved) == (1, 1)
+
+
+async def test_a_pull_that_a_volume_waits_for_is_a_watched_one(bench: Bench) -> None:
+    bench.may_pull.clear()
+    async with aclosing(bench.volumes.open(REQUEST)) as items:
+        while not bench.pulls:
+            await anext(items)
+
+        await until(lambda: bench.pulls[0].watcher_count == 1)
+        bench.may_pull.set()
+        assert [item async for item in items][-1].event == "done"
+
+    assert bench.pulls[0].watcher_count == 0
