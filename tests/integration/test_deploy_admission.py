@@ -1,0 +1,166 @@
+"""The admission policy, evaluated: what a token of the agents may do to a node, and what not."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import celpy
+import pytest
+
+from tests.integration.deploy_chart import Document, only, rendered
+
+TAINT = {"key": "csi.damselfly.dev/agent-not-ready", "effect": "NoSchedule"}
+OTHER = {"key": "nvidia.com/gpu", "effect": "NoSchedule", "value": "present"}
+NODE: Document = {
+    "metadata": {"name": "node-7", "labels": {"zone": "a"}, "annotations": {"owner": "ml"}},
+    "spec": {"providerID": "cloud://7", "podCIDR": "10.1.0.0/24", "taints": [TAINT, OTHER]},
+}
+WHO = "system:serviceaccount:damselfly:damselfly"
+
+
+def evaluate(expression: str, facts: Document) -> Any:
+    environment = celpy.Environment()
+    program = environment.program(environment.compile(expression))
+    return program.evaluate(cast(Any, celpy.json_to_cel(cast(Any, facts))))
+
+
+def objections(after: Document, before: Document = NODE, token_node: str = "node-7") -> list[str]:
+    """What the policy says to a change; nothing if it lets it through."""
+    policy = only(rendered({"startupTaint": {"enabled": True}}), "ValidatingAdmissionPolicy")["spec"]
+    facts: Document = {
+        "object": after,
+        "oldObject": before,
+        "request": {
+            "userInfo": {
+                "username": WHO,
+                "extra": {"authentication.kubernetes.io/node-name": [token_node]}
+                if token_node
+                else {},
+            }
+        },
+    }
+    (condition,) = policy["matchConditions"]
+    assert evaluate(condition["expression"], facts)
+    variables: Document = {}
+    for variable in policy["variables"]:
+        # As Kubernetes has it, what a variable is made of is an object of the request.
+        value = evaluate(variable["expression"], facts)
+        variables[variable["name"]] = _plain(value)
+    facts["variables"] = variables
+    return [
+        validation["message"]
+        for validation in policy["validations"]
+        if not evaluate(validation["expression"], facts)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {str(key): _plain(item) for key, item in items}
+    return str(value)
+
+
+def without_the_taint(node: Document) -> None:
+    node["spec"]["taints"] = [OTHER]
+
+
+def without_any_taint(node: Document) -> None:
+    del node["spec"]["taints"]
+
+
+def with_another_taint(node: Document) -> None:
+    node["spec"]["taints"].append({"key": "mine", "effect": "NoExecute"})
+
+
+def with_another_effect(node: Document) -> None:
+    node["spec"]["taints"][1] = {**OTHER, "effect": "NoExecute"}
+
+
+def with_another_label(node: Document) -> None:
+    node["metadata"]["labels"]["zone"] = "b"
+
+
+def without_labels(node: Document) -> None:
+    del node["metadata"]["labels"]
+
+
+def with_another_annotation(node: Document) -> None:
+    node["metadata"]["annotations"]["owner"] = "me"
+
+
+def with_finalizers(node: Document) -> None:
+    node["metadata"]["finalizers"] = ["mine"]
+
+
+def cordoned(node: Document) -> None:
+    node["spec"]["unschedulable"] = True
+
+
+def with_another_provider(node: Document) -> None:
+    node["spec"]["providerID"] = "cloud://8"
+
+
+def test_the_agents_take_their_taint_off_their_node() -> None:
+    after = copy.deepcopy(NODE)
+
+    without_the_taint(after)
+
+    assert objections(after) == []
+
+
+def test_the_last_taint_may_go_too() -> None:
+    before = copy.deepcopy(NODE)
+    before["spec"]["taints"] = [TAINT]
+    after = copy.deepcopy(before)
+
+    without_any_taint(after)
+
+    assert objections(after, before) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "objection"),
+    [
+        (without_any_taint, "only their own taint"),
+        (with_another_taint, "add or change a taint"),
+        (with_another_effect, "add or change a taint"),
+        (with_another_label, "labels"),
+        (without_labels, "labels"),
+        (with_another_annotation, "annotations"),
+        (with_finalizers, "finalizers"),
+        (cordoned, "unschedulable"),
+        (with_another_provider, "providerID"),
+    ],
+)
+def test_nothing_else_may_change(change: Callable[[Document], None], objection: str) -> None:
+    after = copy.deepcopy(NODE)
+
+    change(after)
+
+    assert any(objection in said for said in objections(after))
+
+
+@pytest.mark.parametrize("token_node", ["node-8", ""])
+def test_no_other_node_may_be_changed(token_node: str) -> None:
+    after = copy.deepcopy(NODE)
+
+    without_the_taint(after)
+
+    assert objections(after, token_node=token_node) == [
+        "the agents may change only the node that they run on"
+    ]
+
+
+def test_it_is_about_the_agents_and_denies() -> None:
+    objects = rendered({"startupTaint": {"enabled": True}})
+    policy = only(objects, "ValidatingAdmissionPolicy")
+    binding = only(objects, "ValidatingAdmissionPolicyBinding")["spec"]
+
+    (condition,) = policy["spec"]["matchConditions"]
+    facts = {"request": {"userInfo": {"username": "system:node:node-7"}}}
+    assert not evaluate(condition["expression"], facts)
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    assert binding == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
