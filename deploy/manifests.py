@@ -21,9 +21,7 @@ def plain_manifests() -> dict[str, str]:
     names = sorted(rendered, key=lambda name: (name != "namespace.yaml", name))
     listed = "".join(f"  - {name}\n" for name in names)
     kustomization = (
-        "apiVersion: kustomize.config.k8s.io/v1beta1\n"
-        "kind: Kustomization\n"
-        f"resources:\n{listed}"
+        f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{listed}"
     )
     return {
         name: HEADER + text

@@ -61,6 +61,7 @@ VARIANTS: dict[str, Document] = {
         "socketDirectory": "/run/models",
         "runAs": {"uid": 1001, "gid": 1002},
         "agent": {"peersPort": 17460, "adminPort": 19464},
+        "csi": {"adminPort": 19465},
     },
     "registrar": {"csi": {"selfRegister": False}},
     "host network": {"hostNetwork": True},
@@ -76,9 +77,7 @@ def render(
     values: Mapping[str, Any], release: str = "damselfly", namespace: str = "damselfly"
 ) -> dict[str, str]:
     """The chart's files. Helm's library brings Go's runtime: it runs in a process of its own."""
-    return dict(
-        _render(json.dumps({"values": values, "release": release, "namespace": namespace}))
-    )
+    return dict(_render(json.dumps({"values": values, "release": release, "namespace": namespace})))
 
 
 @cache

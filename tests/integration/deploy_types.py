@@ -61,7 +61,10 @@ def _operator_problems(model: type[BaseModel], document: Document) -> list[str]:
 
 
 def _kserve_problems(document: Document, version: str) -> list[str]:
-    found = [f"unknown field {key}" for key in document.keys() - {"apiVersion", "kind", "metadata", "spec"}]
+    found = [
+        f"unknown field {key}"
+        for key in document.keys() - {"apiVersion", "kind", "metadata", "spec"}
+    ]
     found += [f"spec: unknown field {key}" for key in document["spec"].keys() - {"predictor"}]
     predictor: Document = document["spec"]["predictor"]
     pod = {key: value for key, value in predictor.items() if key not in PREDICTOR_FIELDS}

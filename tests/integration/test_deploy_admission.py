@@ -26,7 +26,9 @@ def evaluate(expression: str, facts: Document) -> Any:
 
 def objections(after: Document, before: Document = NODE, token_node: str = "node-7") -> list[str]:
     """What the policy says to a change; nothing if it lets it through."""
-    policy = only(rendered({"startupTaint": {"enabled": True}}), "ValidatingAdmissionPolicy")["spec"]
+    policy = only(rendered({"startupTaint": {"enabled": True}}), "ValidatingAdmissionPolicy")[
+        "spec"
+    ]
     facts: Document = {
         "object": after,
         "oldObject": before,

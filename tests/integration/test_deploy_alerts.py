@@ -7,7 +7,7 @@ from damselfly.metrics import Metrics
 from tests.integration.deploy_chart import VARIANTS, Document, only, rendered
 
 # What Prometheus and our relabelling add to every sample.
-ADDED = {"job", "node"}
+ADDED = {"job", "node", "container"}
 
 
 def alerts() -> list[Document]:

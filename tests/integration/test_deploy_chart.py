@@ -132,7 +132,9 @@ def is_a_value(name: str) -> bool:
 
 def test_settings_are_those_that_the_agent_has() -> None:
     rooms: Document = SCHEMA["properties"]["agent"]["properties"]["settings"]["properties"]
-    offered = {f"{room}.{field}" for room, schema in rooms.items() for field in schema["properties"]}
+    offered = {
+        f"{room}.{field}" for room, schema in rooms.items() for field in schema["properties"]
+    }
 
     assert offered == SETTINGS.keys() - SET_BY_THE_CHART - NOT_FOR_CLUSTERS
 

@@ -67,7 +67,9 @@ def test_what_kserve_would_refuse_is_found_where_we_know_its_fields(place: str) 
 
     inner["storageURI"] = "pvc://llama"
 
-    known = place != "spec.predictor.model.modelFormat"  # KServe's own, and not in what we can check
+    known = (
+        place != "spec.predictor.model.modelFormat"
+    )  # KServe's own, and not in what we can check
     assert bool(problems(broken)) is known
 
 

@@ -72,7 +72,7 @@ def test_who_is_root_has_no_more_capabilities_than_it_uses(objects: list[Documen
         if name != "csi"
     )
     assert {name: capabilities for name, capabilities in added.items() if capabilities} == {
-        "prepare": ["CHOWN", "FOWNER", "DAC_OVERRIDE"],
+        "prepare": ["CHOWN", "FOWNER"],
         "prepare-socket": ["CHOWN", "FOWNER"],
     }
 
@@ -245,12 +245,16 @@ def test_a_service_monitor_scrapes_one_service_and_finds_its_port() -> None:
 
 
 def test_ports_that_are_named_exist(objects: list[Document]) -> None:
-    agent = named(objects)["agent"]
-    ports = {port["name"]: port["containerPort"] for port in agent["ports"]}
-    asked: set[str] = {
-        agent[probe]["httpGet"]["port"]
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
-    }
+    containers = named(objects)
+    ports: dict[str, int] = {}
+    for name in ("agent", "csi"):
+        own = {port["name"]: port["containerPort"] for port in containers[name]["ports"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert containers[name][probe]["httpGet"]["port"] in own
+        for port in own.values():
+            assert f"0.0.0.0:{port}" in containers[name]["args"]
+        ports |= own
+    asked: set[str] = set()
     for one in objects:
         spec = one.get("spec", {})
         if one["kind"] == "Service":
@@ -260,9 +264,8 @@ def test_ports_that_are_named_exist(objects: list[Document]) -> None:
         elif one["kind"] == "PodMonitor":
             asked |= {end["port"] for end in spec["podMetricsEndpoints"]}
 
-    assert asked <= ports.keys() == {"peers", "admin"}
-    assert f"0.0.0.0:{ports['peers']}" in agent["args"]
-    assert f"0.0.0.0:{ports['admin']}" in agent["args"]
+    assert asked <= ports.keys() == {"peers", "admin", "csi-admin"}
+    assert len(set(ports.values())) == 3
 
 
 def test_agents_that_start_or_drain_are_peers_too(objects: list[Document]) -> None:
@@ -288,7 +291,10 @@ def test_no_two_pods_of_a_node_run_at_once_and_a_stop_may_drain(objects: list[Do
 def test_only_agents_reach_the_peers_port_and_only_monitoring_the_admin_port() -> None:
     rules = only(rendered({}), "NetworkPolicy")["spec"]["ingress"]
 
-    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [["peers"], ["admin"]]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules] == [
+        ["peers"],
+        ["admin", "csi-admin"],
+    ]
     assert [list(peer) for rule in rules for peer in rule["from"]] == [
         ["podSelector"],
         ["namespaceSelector"],
@@ -342,8 +348,6 @@ def test_a_registrar_takes_the_place_of_our_own_registration() -> None:
 
 def test_certificates_are_made_and_no_flag_is_passed_for_them() -> None:
     plain = named(rendered({}))
-    issued = named(
-        rendered({"certificates": {"enabled": True, "issuerRef": {"name": "internal"}}})
-    )
+    issued = named(rendered({"certificates": {"enabled": True, "issuerRef": {"name": "internal"}}}))
 
     assert issued == plain

@@ -70,7 +70,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if and .Values.certificates.enabled (not .Values.certificates.issuerRef.name) -}}
 {{- fail "certificates.enabled needs certificates.issuerRef.name" -}}
 {{- end -}}
-{{- if eq (int .Values.agent.peersPort) (int .Values.agent.adminPort) -}}
-{{- fail "agent.peersPort and agent.adminPort are the same port" -}}
+{{- $ports := list (int .Values.agent.peersPort) (int .Values.agent.adminPort) (int .Values.csi.adminPort) -}}
+{{- if ne (len (uniq $ports)) 3 -}}
+{{- fail "two of agent.peersPort, agent.adminPort and csi.adminPort are the same port" -}}
 {{- end -}}
 {{- end -}}
