@@ -140,7 +140,7 @@ def containers_of(pod: Document) -> Iterator[Document]:
 
 
 def expanded(container: Document) -> list[str]:
-    """A container's arguments as its process gets them, with `$(NAME)` replaced as Kubernetes does."""
+    """A container's arguments as its process gets them, `$(NAME)` replaced as Kubernetes does."""
     known = {"POD_IP": "10.0.0.7", "NODE_NAME": "node-7"}
     variables = {
         entry["name"]: entry.get("value", known.get(entry["name"], ""))

@@ -1,0 +1,182 @@
+"""Proves the image without an engine: builds it in a chroot, and runs the pod's containers there.
+
+Each container of deploy/kubernetes/daemonset.yaml that needs no kubelet is run with its own
+arguments, user, capabilities and read-only root file system, on directories that stand for the
+host's. Needs root, Debian's mirror and a package index; takes minutes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from damselfly import __version__
+from deploy.contained import Confinement
+from deploy.image import ROOT, Image, build, make_base
+
+MANIFEST = ROOT / "deploy" / "kubernetes" / "daemonset.yaml"
+START_S = 60.0
+IMAGE_BYTES_MAX = 200 << 20
+"""More than this on top of the base is a mistake: tests, caches, compilers."""
+
+# Without a cluster there is neither an API to ask for peers nor a node to ask for its zone.
+ALONE = {"--peers": "127.0.0.1:7460", "--zone": "here"}
+
+ASK = """
+import json, os, sys, urllib.request
+def get(path):
+    with urllib.request.urlopen("http://127.0.0.1:9464" + path, timeout=5) as answer:
+        return answer.read().decode()
+get("/readyz")
+status = dict(line.split(":", 1) for line in open("/proc/1/status") if ":" in line)
+try:
+    open("/etc/written", "w")
+    written = "yes"
+except OSError as error:
+    written = type(error).__name__ + " " + str(error.errno)
+print(json.dumps({"metrics": len(get("/metrics")), "written": written, "uid": status["Uid"].split(),
+    "capabilities": status["CapEff"].strip(), "new": status["NoNewPrivs"].strip()}))
+"""
+
+
+def main() -> int:
+    """Build, run, ask."""
+    if os.geteuid() != 0:
+        print("image-check needs root: it makes file systems and namespaces", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="damselfly-image-") as folder:
+        work = Path(folder)
+        print("making the base", flush=True)
+        make_base(work / "base")
+        print("building", flush=True)
+        image = build(work / "base", work)
+        _check_what_is_in_it(image)
+        host = {"store": work / "store", "socket": work / "socket"}
+        for path in host.values():
+            path.mkdir(mode=0o755)
+        containers = _containers()
+        for name in ("prepare", "prepare-socket"):
+            _confine(image, containers[name], host).run(_command(image, containers[name]))
+            print(f"{name}: done", flush=True)
+        _check_the_agent(image, containers["agent"], host)
+    print("the image is as it should be")
+    return 0
+
+
+def _containers() -> dict[str, dict[str, Any]]:
+    pod = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]
+    return {one["name"]: one for one in [*pod["initContainers"], *pod["containers"]]}
+
+
+def _check_what_is_in_it(image: Image) -> None:
+    confinement = Confinement(root=image.root, user=image.user, environ=image.environ)
+    said = confinement.run([*image.entrypoint, "--version"]).strip()
+    assert said == f"damselfly {__version__}", said
+    assert image.user == "65532:65532", image.user
+    for verb in ("agent", "csi", "warm", "pull"):
+        confinement.run([*image.entrypoint, verb, "--help"])
+    # What the extras bring is there, and what only a build needs is not.
+    confinement.run(["python", "-c", "import aiohttp, blake3, grpc, kubernetes_asyncio, uvloop"])
+    confinement.run(["python", "-c", "import damselfly.p2p.planner, damselfly.cache.store"])
+    listed = confinement.run(["ls", "/opt/damselfly/lib/python3.11/site-packages"])
+    assert "pip" not in listed.split(), listed
+    size = sum(path.lstat().st_size for path in (image.root / "opt/damselfly").rglob("*"))
+    assert size <= IMAGE_BYTES_MAX, size
+    print(f"{said}, {size / (1 << 20):.0f} MiB on top of the base", flush=True)
+
+
+def _confine(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> Confinement:
+    """A container's confinement, as its securityContext has it."""
+    context = container["securityContext"]
+    assert context["capabilities"]["drop"] == ["ALL"]
+    assert context["allowPrivilegeEscalation"] is False
+    binds: dict[str, str] = {}
+    for mount in container["volumeMounts"]:
+        if mount["name"] in host:
+            target = image.root / mount["mountPath"].lstrip("/")
+            target.mkdir(parents=True, exist_ok=True)  # as a container runtime does
+            binds[str(host[mount["name"]])] = mount["mountPath"]
+    return Confinement(
+        root=image.root,
+        user=f"{context['runAsUser']}:{context['runAsGroup']}",
+        environ=image.environ,
+        is_read_only=context["readOnlyRootFilesystem"],
+        capabilities=context["capabilities"].get("add", ()),
+        binds=binds,
+    )
+
+
+def _command(image: Image, container: Mapping[str, Any]) -> list[str]:
+    arguments: list[str] = list(container.get("args", []))
+    for flag, value in ALONE.items():
+        if flag in arguments:
+            arguments[arguments.index(flag) + 1] = value
+    variables = {"$(POD_IP)": "127.0.0.1", "$(NODE_NAME)": "node-1"}
+    for name, value in variables.items():
+        arguments = [argument.replace(name, value) for argument in arguments]
+    return [*container.get("command", image.entrypoint), *arguments]
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()  # and with it, by --kill-child, everything in its namespace
+        process.wait()
+
+
+def _check_the_agent(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> None:
+    confinement = _confine(image, container, host)
+    with _running(confinement.command(_command(image, container))) as process:
+        answer = json.loads(_ask(process))
+        assert answer["uid"] == ["65532"] * 4, answer
+        assert int(answer["capabilities"], 16) == 0, answer
+        assert answer["new"] == "1", answer
+        assert answer["written"] == "OSError 30", answer  # EROFS
+        assert answer["metrics"] > 0, answer
+        socket = host["socket"] / "agent.sock"
+        assert socket.stat().st_uid == 65532
+        print(f"agent: {answer}", flush=True)
+
+
+def _ask(process: subprocess.Popen[bytes]) -> str:
+    """Ask from within the agent's namespaces, until it is ready."""
+    deadline = time.monotonic() + START_S
+    (child,) = _children(process.pid)
+    enter = ["nsenter", f"--target={child}", "--mount", "--net", "--pid", "--root", "--wd"]
+    while True:
+        asked = subprocess.run(
+            [*enter, "/opt/damselfly/bin/python", "-c", ASK],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_S,
+        )
+        if asked.returncode == 0:
+            return asked.stdout
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"the agent does not get ready: {asked.stderr}")
+        time.sleep(0.2)
+
+
+def _children(pid: int) -> list[int]:
+    deadline = time.monotonic() + START_S
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    while not (children := path.read_text().split()):
+        assert time.monotonic() < deadline, "the namespace does not start"
+        time.sleep(0.05)
+    return [int(child) for child in children]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
