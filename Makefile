@@ -2,6 +2,7 @@
 # make test    every test; prints what it skipped and why
 # make check   ruff, mypy, pyright, import-linter
 # make sim     the simulator's figures (RNG_SEED=n replays a world)
+# make proto   compiles csi/proto after a change there
 # make bench   every figure that README quotes (namespaces need root)
 # make manifests    deploy/kubernetes, rendered from the chart
 # make image-check  runs the Dockerfile's steps in a chroot, and its agent (root, network, minutes)
@@ -11,11 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SIZE ?= 1GiB
 
-.PHONY: demo test check sim bench manifests image-check format clean
+.PHONY: demo test check proto sim bench manifests image-check format clean
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,csi,test,check]'
 	touch $@
 
 demo: $(VENV)/.done
@@ -30,6 +31,11 @@ check: $(VENV)/.done
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+proto: $(VENV)/.done
+	$(BIN)/pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1 mypy-protobuf==5.1.0
+	cd src && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. \
+	    --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --mypy_out=. damselfly/csi/proto/*.proto
 
 sim: $(VENV)/.done
 	$(BIN)/python -m bench.simulator $(if $(RNG_SEED),--rng-seed $(RNG_SEED))

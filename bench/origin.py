@@ -12,6 +12,8 @@ latency before each answer, and `--fail MODE`:
     changed     a file has another ETag as soon as half of its bytes are sent
     denied      every read of a file gets 403
 
+With `--token TOKEN` it answers only who shows that token (`Authorization: Bearer TOKEN`), else 401.
+
     python -m bench.origin DIR --listen 127.0.0.1:8080
 """
 
@@ -51,6 +53,7 @@ class Options:
     latency_s: float = 0.0
     fail: str | None = None
     fail_count: int = 3
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -155,6 +158,10 @@ class _Connection:
         self._stats.asked(request.path)
         if self._options.latency_s:
             time.sleep(self._options.latency_s)
+        token = self._options.token
+        if token is not None and request.headers.get("authorization") != f"Bearer {token}":
+            self._send(request, HTTPStatus.UNAUTHORIZED, b"who are you?\n")
+            return
         if request.method not in {"GET", "HEAD"}:
             self._send(request, HTTPStatus.METHOD_NOT_ALLOWED, b"")
             return
@@ -312,6 +319,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--fail", choices=FAILURES)
     parser.add_argument("--fail-count", type=int, default=3)
+    parser.add_argument("--token", help="what one has to show to be answered")
     given = parser.parse_args()
     options = Options(
         root=given.directory.resolve(strict=True),
@@ -319,6 +327,7 @@ def main() -> None:
         latency_s=given.latency_ms / 1000,
         fail=given.fail,
         fail_count=given.fail_count,
+        token=given.token,
     )
     host, _, port = given.listen.rpartition(":")
     listener = socket.create_server((host, int(port)), backlog=512)

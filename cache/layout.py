@@ -12,10 +12,9 @@
 Folders are 0755; a file of `files/` is 0444, so that any pod may read it.
 """
 
-import re
 from collections.abc import Iterable
 
-from damselfly.errors import UsageError
+from damselfly.model import lease
 from damselfly.model.digest import Digest
 
 FORMAT = 1
@@ -25,24 +24,11 @@ CATALOG = "catalog.sqlite"
 PARTIAL = "partial"
 FILES = "files"
 VIEWS = "views"
-LEASES = "leases"
+LEASES = lease.FOLDER
 TMP = "tmp"
 FOLDERS = (PARTIAL, FILES, VIEWS, LEASES, TMP)
 
 FULL_VIEW = "all"
-
-_LEASE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}", re.ASCII)
-
-
-def check_lease_id(lease_id: str) -> str:
-    """Give the id back if it can be a file's name.
-
-    Raises:
-        UsageError: it has a slash, starts with a dot, is empty or too long.
-    """
-    if not _LEASE_ID.fullmatch(lease_id):
-        raise UsageError(f"{lease_id[:80]!r} cannot name a lease: letters, digits, '_', '-', '.'")
-    return lease_id
 
 
 def view_name(files: Iterable[int] | None) -> str:

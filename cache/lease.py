@@ -1,63 +1,9 @@
-"""Leases: claims on disk space against eviction, each a small file.
-
-    leases/<artifact hex>/<lease id>      {"created_ns": ..., "expires_ns": null, "format": 1}
-
-They are files, not rows, so that another process (the CSI driver) makes and removes them while the
-agent is down. The rules for such a process:
-
-1. Write the file under a name that starts with a dot, then rename it: other names are whole.
-2. Make the lease *first*, then ask for the view, or look whether the view it was given is still
-   there. An eviction reads the leases, forgets the artifact, then takes its views away: a lease
-   that was there before is respected, and who made one too late finds no view.
-3. Remove the file to give the lease back. `expires_ns` is wall time; what is past holds nothing.
-
-A lease that cannot be read holds for ever: better a full disk than a pod without its files.
-"""
-
-import json
-from dataclasses import dataclass
-from typing import cast
+"""The folder of leases. `model/lease.py` has their format, and the rules for who makes one."""
 
 from damselfly.cache.directory import Directory
-from damselfly.cache.layout import check_lease_id
 from damselfly.errors import DamselflyError
 from damselfly.model.digest import Digest
-
-_LEASE_BYTES_MAX = 4096
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One claim. `expires_ns` None: until it is removed."""
-
-    id: str
-    expires_ns: int | None
-
-    def is_over(self, now_ns: int) -> bool:
-        """It holds nothing any more."""
-        return self.expires_ns is not None and self.expires_ns <= now_ns
-
-
-def encode(expires_ns: int | None, created_ns: int) -> bytes:
-    """The content of a lease's file."""
-    fields = {"created_ns": created_ns, "expires_ns": expires_ns, "format": FORMAT}
-    return json.dumps(fields, sort_keys=True).encode() + b"\n"
-
-
-def parse(lease_id: str, data: bytes) -> Lease:
-    """Read a lease's file; whatever cannot be understood holds for ever."""
-    try:
-        value: object = json.loads(data)
-    except ValueError:
-        return Lease(lease_id, None)
-    if not isinstance(value, dict):
-        return Lease(lease_id, None)
-    fields = cast("dict[str, object]", value)
-    expires_ns = fields.get("expires_ns")
-    if isinstance(expires_ns, bool) or not isinstance(expires_ns, int):
-        return Lease(lease_id, None)
-    return Lease(lease_id, expires_ns)
+from damselfly.model.lease import LEASE_BYTES_MAX, Lease, check_lease_id, encode, parse
 
 
 class Leases:
@@ -121,6 +67,6 @@ class Leases:
 
 def _read(folder: Directory, name: str) -> Lease:
     try:
-        return parse(name, folder.read(name, _LEASE_BYTES_MAX))
+        return parse(name, folder.read(name, LEASE_BYTES_MAX))
     except (OSError, DamselflyError):
         return Lease(name, None)

@@ -177,7 +177,7 @@ def configure(
     root.addHandler(handler)
     root.setLevel(level.upper())
     # Libraries tell at INFO what our own lines tell better.
-    for library in ("aiohttp", "asyncio", "hpack"):
+    for library in ("aiohttp", "asyncio", "grpc", "hpack"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
     return handler

@@ -34,10 +34,12 @@ OUTCOMES = ("completed", "failed", "cancelled")
 CHUNK_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # A warm start is a lookup; 800 GB at 10 Gbit/s take eleven minutes.
 READY_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+# A republish is a lookup, a publish from the store takes milliseconds, and none more than 120 s.
+OPERATION_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
 
 
-class Metrics:
-    """The metrics of one agent, in a registry of their own. Every label is there from the start.
+class MetricSet:
+    """The metrics of one process, in a registry of their own. Every label is there from the start.
 
     The registry is not the process-wide one: two agents in one test do not add up.
     """
@@ -47,6 +49,43 @@ class Metrics:
         self.table: list[tuple[str, str, str]] = []
         """Name, kind, and label values of every metric, as the documentation lists them."""
 
+    def render(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, meaning: str, **labels: Iterable[str]) -> Counter:
+        self._row(f"{name}_total", "counter", labels)
+        return _spread(
+            Counter(f"damselfly_{name}", meaning, tuple(labels), registry=self.registry), labels
+        )
+
+    def _gauge(self, name: str, meaning: str, **labels: Iterable[str]) -> Gauge:
+        self._row(name, "gauge", labels)
+        return _spread(
+            Gauge(f"damselfly_{name}", meaning, tuple(labels), registry=self.registry), labels
+        )
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], **labels: Iterable[str]
+    ) -> Histogram:
+        self._row(name, "histogram", labels)
+        return _spread(
+            Histogram(
+                f"damselfly_{name}", meaning, tuple(labels), registry=self.registry, buckets=buckets
+            ),
+            labels,
+        )
+
+    def _row(self, name: str, kind: str, labels: dict[str, Iterable[str]]) -> None:
+        spoken = ", ".join(f"{label}={'|'.join(values)}" for label, values in labels.items())
+        self.table.append((f"damselfly_{name}", kind, spoken))
+
+
+class Metrics(MetricSet):
+    """The metrics of one agent."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.chunks_fetched = self._counter(
             "chunks_fetched", "Chunks that arrived and verified.", source=SOURCES
         )
@@ -108,36 +147,26 @@ class Metrics:
         self.chunks_served.inc()
         self.served_bytes.inc(length)
 
-    def render(self) -> bytes:
-        """Everything in Prometheus' text format."""
-        return generate_latest(self.registry)
 
-    def _counter(self, name: str, meaning: str, **labels: Iterable[str]) -> Counter:
-        self._row(f"{name}_total", "counter", labels)
-        return _spread(
-            Counter(f"damselfly_{name}", meaning, tuple(labels), registry=self.registry), labels
+class DriverMetrics(MetricSet):
+    """The metrics of one CSI driver, which is a process of its own beside the agent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Its labels are closed by CSI and gRPC; all pairs would be 200 series of zeros.
+        name = "damselfly_csi_operation_duration_seconds"
+        self.table.append((name, "histogram", "method, grpc_status_code"))
+        self._operations = Histogram(
+            name,
+            "From a call's arrival to its answer; a publish waits for its pull.",
+            ("method", "grpc_status_code"),
+            registry=self.registry,
+            buckets=OPERATION_SECONDS,
         )
 
-    def _gauge(self, name: str, meaning: str, **labels: Iterable[str]) -> Gauge:
-        self._row(name, "gauge", labels)
-        return _spread(
-            Gauge(f"damselfly_{name}", meaning, tuple(labels), registry=self.registry), labels
-        )
-
-    def _histogram(
-        self, name: str, meaning: str, buckets: tuple[float, ...], **labels: Iterable[str]
-    ) -> Histogram:
-        self._row(name, "histogram", labels)
-        return _spread(
-            Histogram(
-                f"damselfly_{name}", meaning, tuple(labels), registry=self.registry, buckets=buckets
-            ),
-            labels,
-        )
-
-    def _row(self, name: str, kind: str, labels: dict[str, Iterable[str]]) -> None:
-        spoken = ", ".join(f"{label}={'|'.join(values)}" for label, values in labels.items())
-        self.table.append((f"damselfly_{name}", kind, spoken))
+    def operation_ended(self, method: str, grpc_status_code: str, seconds: float) -> None:
+        """Observe a call that was answered."""
+        self._operations.labels(method=method, grpc_status_code=grpc_status_code).observe(seconds)
 
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)

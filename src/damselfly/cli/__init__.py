@@ -15,6 +15,7 @@ from damselfly.errors import DamselflyError, UsageError, explain
 
 VERBS = {
     "agent": "run the node's agent in the foreground",
+    "csi": "run the node's CSI driver in the foreground",
     "pull": "bring a model to this node, and to a directory",
     "cancel": "stop a pull",
     "push": "write a directory with its manifest to where agents read it",

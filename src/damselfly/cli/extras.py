@@ -1,15 +1,17 @@
-"""What to say when a package of the `agent` extra is not installed."""
+"""What to say when a package of an extra is not installed."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from damselfly.errors import UsageError
 
-PACKAGES = frozenset({"aiohttp", "blake3", "hpack", "prometheus_client", "uvloop"})
+PACKAGES = frozenset(
+    {"aiohttp", "blake3", "google", "grpc", "hpack", "prometheus_client", "uvloop"}
+)
 
 
 @contextmanager
-def extras_needed(who: str) -> Generator[None]:
+def extras_needed(who: str, *, extra: str = "agent") -> Generator[None]:
     """Import inside of this: a missing package of the extra becomes advice.
 
     Raises:
@@ -23,5 +25,5 @@ def extras_needed(who: str) -> Generator[None]:
             raise
         raise UsageError(
             f"{who} needs the package {name}, and only the client is installed here:"
-            " pip install 'damselfly[agent]'"
+            f" pip install 'damselfly[{extra}]'"
         ) from None
