@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import cast
 
 from damselfly.clock import Clock
@@ -25,12 +25,12 @@ class Agents:
 
     def __init__(self, me: Hello, source: PeerSource, pool: PeerPool, clock: Clock) -> None:
         self.me = me
-        self._core = Membership(me)
+        self._core = Membership(me, now=clock.monotonic_s())
         self._source = source
         self._pool = pool
         self._clock = clock
         self._changed = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._met = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
@@ -51,14 +51,20 @@ class Agents:
         self._core.suspected(agent, self._clock.monotonic_s())
         self._changed.set()
 
-    def greeted_by(self, agent: AgentID) -> None:
-        """An agent greeted us."""
-        self._core.greeted_by(agent, self._clock.monotonic_s())
+    def greeted_by(self, agent: AgentID, boot: str) -> bool:
+        """An agent greeted us; tell whether it is in our view."""
+        is_known = self._core.greeted_by(agent, boot, self._clock.monotonic_s())
         self._changed.set()
+        return is_known
 
-    async def settled(self) -> None:
-        """Wait until every address listed at first has answered or failed once."""
-        await self._settled.wait()
+    @property
+    def has_met(self) -> bool:
+        """We and the others know each other, or have waited long enough: we may act on the view."""
+        return self._met.is_set()
+
+    async def met(self) -> None:
+        """Wait until `has_met`."""
+        await self._met.wait()
 
     async def run(self) -> None:
         """List and greet, until cancelled."""
@@ -67,13 +73,10 @@ class Agents:
             tasks.create_task(self._greet_all(tasks))
 
     async def _list(self) -> None:
-        while True:
-            addresses = await self._source.addresses()
-            self._core.listed(addresses, self._clock.monotonic_s())
-            self._tell()
-            if not addresses:
-                self._settled.set()
-            await asyncio.sleep(self._source.poll_interval_s)
+        async with aclosing(self._source.changes()) as changes:
+            async for addresses in changes:
+                self._core.listed(addresses, self._clock.monotonic_s())
+                self._changed.set()
 
     async def _greet_all(self, tasks: asyncio.TaskGroup) -> None:
         version = self._core.version
@@ -86,6 +89,8 @@ class Agents:
                 logger.info("peers.changed", extra={"alive": len(self._core.view)})
                 for listener in self._listeners[:]:
                     listener()
+            if self._core.has_met:
+                self._met.set()
             deadline = self._core.next_deadline()
             self._changed.clear()
             with suppress(TimeoutError):
@@ -98,43 +103,40 @@ class Agents:
             reply = await self._pool.request(
                 action.address,
                 "GET",
-                f"/v1/hello?from={self.me.agent}",
+                f"/v1/hello?from={self.me.agent}&boot={self.me.boot}",
                 deadline_s=GREETING_S,
             )
             if reply.status == 503:
                 raise PeerUnavailableError(f"{action.address} is starting")
             if reply.status != 200:
                 raise RemoteProtocolError(f"{action.address} greets with status {reply.status}")
-            hello = parse_hello(reply.body)
+            hello, knows_us = parse_hello(reply.body)
         except DamselflyError as exc:
             is_refused = isinstance(exc.__cause__, ConnectionError)
             self._core.failed(action.address, self._clock.monotonic_s(), is_refused=is_refused)
             if not isinstance(exc, PeerUnavailableError):
                 logger.warning("peer.misbehaved", extra={"peer": action.address, "error": str(exc)})
         else:
-            self._core.answered(action.address, hello, self._clock.monotonic_s())
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._core.is_settled:
-            self._settled.set()
+            now = self._clock.monotonic_s()
+            self._core.answered(action.address, hello, now, knows_us=knows_us)
         self._changed.set()
 
 
-def hello_bytes(hello: Hello, version: str) -> bytes:
-    """What we say of ourselves when greeted."""
+def hello_bytes(hello: Hello, version: str, knows_you: bool) -> bytes:
+    """What we say of ourselves when greeted; `knows_you`: by somebody who is in our view."""
     value = {
         "agent": hello.agent,
         "boot": hello.boot,
         "zone": hello.zone,
         "protocol": PROTOCOL,
         "version": version,
+        "knows_you": knows_you,
     }
     return json.dumps(value).encode()
 
 
-def parse_hello(data: bytes) -> Hello:
-    """Read what an agent says of itself.
+def parse_hello(data: bytes) -> tuple[Hello, bool]:
+    """Read what an agent says of itself, and whether it knows us.
 
     Raises:
         RemoteProtocolError: it is no agent of ours, or speaks another protocol.
@@ -158,4 +160,5 @@ def parse_hello(data: bytes) -> Hello:
         or not ZONE_PATTERN.fullmatch(zone)
     ):
         raise RemoteProtocolError("a greeting names no agent")
-    return Hello(AgentID(agent), boot, zone)
+    # An agent that does not say whether it knows us is of an older version: nothing to wait for.
+    return Hello(AgentID(agent), boot, zone), fields.get("knows_you") is not False

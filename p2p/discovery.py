@@ -1,12 +1,14 @@
 """Where the addresses of agents come from: a list, a file, or a DNS name.
 
-A source is asked again and again; it answers with what it sees now. An unreadable file or an
-unanswered name keeps the last answer, because an outage of discovery must not dissolve the swarm.
+A source tells what it sees, first and whenever that changes. An unreadable file or an unanswered
+name keeps the last answer, because an outage of discovery must not dissolve the swarm.
+`kubernetes_peers.py` has one more.
 """
 
 import asyncio
 import logging
 import socket
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,40 +21,47 @@ logger = logging.getLogger(__name__)
 class PeerSource(Protocol):
     """Something that lists addresses (`host:port`)."""
 
-    poll_interval_s: float
+    def changes(self) -> AsyncGenerator[frozenset[str]]:
+        """What is listed: once it is known, and again whenever it has changed.
 
-    async def addresses(self) -> frozenset[str]:
-        """What is listed now; the last good answer when it cannot be known."""
+        It ends when nothing can change any more, and raises nothing. Close it when done.
+        """
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StaticPeers:
     """A list that never changes."""
 
     listed: frozenset[str]
-    poll_interval_s: float = 3600.0
 
-    async def addresses(self) -> frozenset[str]:
-        """Return the list."""
-        return self.listed
+    async def changes(self) -> AsyncGenerator[frozenset[str]]:
+        """Tell the list."""
+        yield self.listed
 
 
 class FilePeers:
     """A file with one address per line; `#` begins a comment. Read again when it changes."""
 
-    poll_interval_s = 0.5
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, poll_interval_s: float = 0.5) -> None:
+        """Prepare to read. Looking twice a second costs nothing, and works on every file system."""
         self._path = path
+        self._poll_interval_s = poll_interval_s
         self._signature: tuple[int, int, int] | None = None
-        self._listed: frozenset[str] = frozenset()
+        self._is_unreadable = False
+        self._listed: frozenset[str] | None = None
 
-    async def addresses(self) -> frozenset[str]:
-        """Read the file if its size, time or inode differ from the last time."""
-        return await asyncio.to_thread(self._read)
+    async def changes(self) -> AsyncGenerator[frozenset[str]]:
+        """Tell what the file lists, whenever its size, time or inode differ from the last time."""
+        told: frozenset[str] | None = None
+        while True:
+            listed = await asyncio.to_thread(self._read)
+            if listed is not None and listed != told:
+                told = listed
+                yield listed
+            await asyncio.sleep(self._poll_interval_s)
 
-    def _read(self) -> frozenset[str]:
+    def _read(self) -> frozenset[str] | None:
         try:
             status = self._path.stat()
             signature = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -60,10 +69,12 @@ class FilePeers:
                 return self._listed
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            if self._signature is not None:
+            if not self._is_unreadable:
                 logger.warning("peers.unreadable", extra={"path": str(self._path), "error": exc})
-                self._signature = None
+            self._is_unreadable = True
+            self._signature = None
             return self._listed
+        self._is_unreadable = False
         addresses: set[str] = set()
         for number, line in enumerate(text.splitlines(), start=1):
             address = line.partition("#")[0].strip()
@@ -84,23 +95,27 @@ class FilePeers:
 class DNSPeers:
     """Every address that a name resolves to (a headless Service), with one port."""
 
-    poll_interval_s = 5.0
-
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, *, poll_interval_s: float = 5.0) -> None:
+        """Prepare to resolve. Records of a cluster live for 5 s or more: sooner brings nothing."""
         self._name = name
         self._port = port
-        self._listed: frozenset[str] = frozenset()
+        self._poll_interval_s = poll_interval_s
 
-    async def addresses(self) -> frozenset[str]:
-        """Resolve the name."""
+    async def changes(self) -> AsyncGenerator[frozenset[str]]:
+        """Resolve the name again and again; tell what is new."""
         loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-        except OSError as exc:
-            logger.warning("peers.unresolved", extra={"name": self._name, "error": str(exc)})
-            return self._listed
-        self._listed = frozenset(join_address(str(entry[4][0]), self._port) for entry in found)
-        return self._listed
+        told: frozenset[str] | None = None
+        while True:
+            try:
+                found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
+            except OSError as exc:
+                logger.warning("peers.unresolved", extra={"name": self._name, "error": str(exc)})
+            else:
+                listed = frozenset(join_address(str(each[4][0]), self._port) for each in found)
+                if listed != told:
+                    told = listed
+                    yield listed
+            await asyncio.sleep(self._poll_interval_s)
 
 
 def check_address(text: str) -> str:

@@ -26,7 +26,7 @@ Rule 5. Who was refused by the origin (401, 403) is passed over in this swarm, a
 Rule 6. State is soft. A home that does not know a reporter asks it for everything; one that hears
 of members it does not know (it took over from a dead home) waits for them, at most `youth_s`, and
 grants nothing meanwhile. Claims in flight go on and are adopted. Two homes at a time cost redundant
-claims.
+claims. A home in an agent that has just started is *closed*: it grants nothing before it is opened.
 Rule 7. At first contact a digest is set once: by somebody who was granted the index, or, where
 nobody works on it, by somebody who holds it. What several told a young home is settled by majority.
 Rule 8. A member that has tried all holders of a chunk and got it from none may fetch it itself. It
@@ -165,8 +165,10 @@ class Home:
         *,
         chunk_count: int,
         limits: HomeLimits | None = None,
+        is_open: bool = True,
         now: float,
     ) -> None:
+        self._is_open = is_open
         self.swarm = swarm
         self.boot = boot
         self.chunk_count = chunk_count
@@ -181,7 +183,7 @@ class Home:
         self.digests: dict[int, Digest] = {}
         self.artifact: Digest | None = None
         self._told_of: set[AgentID] = set()
-        self._is_young = False
+        self._is_young = not is_open
         self._is_grown = False
         """It was young once. Nobody can make it young again."""
         self._born_s = now
@@ -256,6 +258,11 @@ class Home:
             member.has_unseen = True
             self._accuse_dead(member, now)
             self._look_for_claimants(now)
+
+    def opened(self, now: float) -> None:
+        """Our agent has met the others, and members of other homes have had time to report."""
+        self._is_open = True
+        self._look_for_claimants(now)
 
     def handle_timer(self, now: float) -> None:
         """Let time pass: silence ends claims and memberships."""
@@ -730,7 +737,8 @@ class Home:
         """Tell who went hungry that there are claims to be had, as many of them as there are."""
         if now >= self._joined_s + self._limits.settling_s:
             self._is_unsettled = False
-        if self._is_young and (not self._told_of or now >= self._born_s + self._limits.youth_s):
+        is_waited_for = self._told_of and now < self._born_s + self._limits.youth_s
+        if self._is_young and self._is_open and not is_waited_for:
             self._grow_up()
         slots = self.claims_max - len(self._claims)
         if slots > 0 and not self._is_young:

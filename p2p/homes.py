@@ -35,8 +35,11 @@ class _Desk:
 class Homes:
     """Every home this agent is, by swarm and chunk count. Belongs to one event loop."""
 
-    def __init__(self, boot: str, clock: Clock, limits: HomesLimits | None = None) -> None:
+    def __init__(
+        self, boot: str, clock: Clock, limits: HomesLimits | None = None, *, is_open: bool = True
+    ) -> None:
         self._boot = boot
+        self._is_open = is_open
         self._clock = clock
         self._limits = limits or HomesLimits()
         self._desks: dict[tuple[SwarmID, int], _Desk] = {}
@@ -44,6 +47,13 @@ class Homes:
 
     def __repr__(self) -> str:
         return f"<Homes {len(self._desks)}>"
+
+    def opened(self) -> None:
+        """Our agent has met the others: homes may grant what they have."""
+        self._is_open = True
+        for desk in self._desks.values():
+            desk.home.opened(self._clock.monotonic_s())
+            self._pump(desk)
 
     def report(self, swarm: SwarmID, report: Report) -> Reply:
         """Hand a member's report to the home of `swarm`.
@@ -102,7 +112,13 @@ class Homes:
         if desk is None:
             if len(self._desks) >= self._limits.homes_max:
                 raise RemoteProtocolError(f"{len(self._desks)} swarms have their home here already")
-            home = Home(swarm, self._boot, chunk_count=chunk_count, now=self._clock.monotonic_s())
+            home = Home(
+                swarm,
+                self._boot,
+                chunk_count=chunk_count,
+                is_open=self._is_open,
+                now=self._clock.monotonic_s(),
+            )
             desk = self._desks[key] = _Desk(home)
             logger.debug("home.opened", extra={"swarm": swarm})
         return desk

@@ -8,6 +8,10 @@ to do it, the others wait a moment and are told the outcome.
         └─> plan P, held by ...         join the swarm of P
         └─> artifact A, held by ...     somebody has sealed it: join the swarm of A
 
+A home of an agent that has just started is *closed*: it does not know yet who is at what, so it
+learns and tells outcomes, but answers `pending` where it would say `resolve`. Who resolves a ref
+says so to its new home (`resolving`). Once the agent has met the others, the home is opened.
+
 A resolution is believed for `fresh_s`: what stands behind a ref may change. That plan P became
 artifact A stays true for ever, and is kept as long as there is room.
 """
@@ -24,7 +28,7 @@ from damselfly.p2p.messages import AGENT_PATTERN, BOOT_PATTERN, AgentID
 
 REF_MESSAGE_BYTES_MAX = 64 << 10
 _REF = re.compile(r"[!-~]{1,4096}")
-_NEWS = re.compile(r"ask|planned|sealed|failed")
+_NEWS = re.compile(r"ask|resolving|planned|sealed|failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class RefNews(Enum):
     """What a member tells the home of a ref."""
 
     ASK = "ask"
+    RESOLVING = "resolving"
     PLANNED = "planned"
     SEALED = "sealed"
     FAILED = "failed"
@@ -158,13 +163,18 @@ class _Holders:
 class RefHome:
     """All refs that this agent is home of. Facts in, answers out; belongs to one task."""
 
-    def __init__(self, limits: RefLimits | None = None) -> None:
+    def __init__(self, limits: RefLimits | None = None, *, is_open: bool = True) -> None:
         self._limits = limits or RefLimits()
+        self._is_open = is_open
         self._refs: OrderedDict[str, _Ref] = OrderedDict()
         self._artifacts: OrderedDict[Digest, Digest] = OrderedDict()
         """What plans became."""
         self._holders: OrderedDict[Digest, _Holders] = OrderedDict()
         """Who can hand out a plan or a manifest."""
+
+    def opened(self) -> None:
+        """The agent has met the others, and whoever was at something has had time to say so."""
+        self._is_open = True
 
     def reported(self, report: RefReport, now: float) -> RefReply:
         """Take a question or news; answer it."""
@@ -175,6 +185,12 @@ class RefHome:
         match report.news:
             case RefNews.ASK:
                 return self._asked(ref, report, now)
+            case RefNews.RESOLVING:
+                if ref.resolver is None or self._is_silent(ref, now):
+                    ref.resolver = (report.agent, report.boot)
+                if ref.resolver == (report.agent, report.boot):
+                    ref.resolver_heard_s = now
+                return RefReply()
             case RefNews.FAILED:
                 if ref.resolver == (report.agent, report.boot):
                     ref.resolver = None
@@ -190,10 +206,13 @@ class RefHome:
         if ref.resolver == me:
             ref.resolver_heard_s = now
             return RefReply(must_resolve=True)
-        if ref.resolver is not None and now - ref.resolver_heard_s <= limits.resolving_s:
+        if not self._is_open or (ref.resolver is not None and not self._is_silent(ref, now)):
             return RefReply(retry_after_s=limits.retry_after_s)
         ref.resolver, ref.resolver_heard_s = me, now
         return RefReply(must_resolve=True)
+
+    def _is_silent(self, ref: _Ref, now: float) -> bool:
+        return now - ref.resolver_heard_s > self._limits.resolving_s
 
     def _learned(self, ref: _Ref, report: RefReport, now: float) -> RefReply:
         plan, artifact = report.plan, report.artifact

@@ -27,6 +27,7 @@ from damselfly.model.digest import Digest
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.messages import (
     AGENT_PATTERN,
+    BOOT_PATTERN,
     CHUNK_COUNT_MAX,
     AgentID,
     Report,
@@ -75,7 +76,8 @@ class Shelf:
     manifest: Callable[[Digest], bytes | None]
     plan: Callable[[Digest], bytes | None]
     swarm: Callable[[SwarmID], Swarm | None]
-    greeted_by: Callable[[AgentID], None]
+    greeted_by: Callable[[AgentID, str], bool]
+    """Hears who greets us, with its boot; tells whether we know it."""
     accused: Callable[[Digest], None]
     served: Callable[[int], None]
     """Hears of the bytes of every chunk handed to the kernel."""
@@ -96,7 +98,7 @@ class Routes:
     def __init__(
         self,
         *,
-        hello: bytes,
+        hello: Callable[[bool], bytes],
         homes: Homes,
         refs: RefHome,
         shelf: Shelf,
@@ -104,6 +106,7 @@ class Routes:
         clock: Clock,
         limits: ServeLimits | None = None,
     ) -> None:
+        """`hello` says what we are to somebody whom we know (True), or do not know yet."""
         self._refs = refs
         self._hello = hello
         self._homes = homes
@@ -149,10 +152,13 @@ class Routes:
         return Response(404)
 
     def _greeted(self, request: Request) -> Response:
-        agent = request.query.get("from", "")
-        if AGENT_PATTERN.fullmatch(agent):
-            self._shelf.greeted_by(AgentID(agent))
-        return Response(200, (), self._hello)
+        agent, boot = request.query.get("from", ""), request.query.get("boot", "")
+        knows_you = bool(
+            AGENT_PATTERN.fullmatch(agent)
+            and BOOT_PATTERN.fullmatch(boot)
+            and self._shelf.greeted_by(AgentID(agent), boot)
+        )
+        return Response(200, (), self._hello(knows_you))
 
     # --- what we hold ------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -114,7 +115,7 @@ class Member:
             is_sealed=False,
         )
         self.server.handler = Routes(
-            hello=hello_bytes(self.me, "test"),
+            hello=partial(hello_bytes, self.me, "test"),
             homes=self.homes,
             refs=RefHome(),
             shelf=Shelf(
@@ -149,7 +150,7 @@ async def swarm_of(members: list[Member]) -> AsyncGenerator[list[Swarm]]:
                 running.append(tasks.create_task(member.agents.run()))
                 running.append(tasks.create_task(member.homes.run()))
             for member in members:
-                await member.agents.settled()
+                await member.agents.met()
                 assert len(member.agents.view) == len(members)
             swarms = [member.swarm for member in members]
             running += [tasks.create_task(swarm.run()) for swarm in swarms]

@@ -16,16 +16,16 @@ def greeted(core: Membership, now: float) -> set[str]:
 
 
 def test_alone_is_a_view_of_one() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
 
     core.listed([], 0.0)
 
     assert set(core.view) == {ME.agent}
-    assert core.is_settled
+    assert core.has_met
 
 
 def test_everybody_listed_is_greeted_once_at_a_time() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
 
     core.listed(["a:1", "b:1"], 0.0)
 
@@ -34,21 +34,21 @@ def test_everybody_listed_is_greeted_once_at_a_time() -> None:
 
 
 def test_the_list_may_name_ourselves_by_another_address() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed(["localhost:1"], 0.0)
     greeted(core, 0.0)
 
-    core.answered("localhost:1", ME, 0.1)
+    core.answered("localhost:1", ME, 0.1, knows_us=True)
 
     assert set(core.view) == {ME.agent}
-    assert core.is_settled
+    assert core.has_met
 
 
 def test_two_silences_are_forgiven_and_three_are_not() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed(["b:1"], 0.0)
     greeted(core, 0.0)
-    core.answered("b:1", OTHER, 0.1)
+    core.answered("b:1", OTHER, 0.1, knows_us=True)
 
     core.failed("b:1", 3.0)
     core.failed("b:1", 6.0)
@@ -60,10 +60,10 @@ def test_two_silences_are_forgiven_and_three_are_not() -> None:
 
 
 def test_a_refused_connection_is_believed_at_once_and_greeted_again() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed(["b:1"], 0.0)
     greeted(core, 0.0)
-    core.answered("b:1", OTHER, 0.1)
+    core.answered("b:1", OTHER, 0.1, knows_us=True)
 
     core.failed("b:1", 3.0, is_refused=True)
 
@@ -74,25 +74,25 @@ def test_a_refused_connection_is_believed_at_once_and_greeted_again() -> None:
 
 
 def test_an_address_that_leaves_the_list_leaves_the_view() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed(["b:1"], 0.0)
     greeted(core, 0.0)
-    core.answered("b:1", OTHER, 0.1)
+    core.answered("b:1", OTHER, 0.1, knows_us=True)
     before = core.version
 
     core.listed(["c:1"], 1.0)
 
     assert set(core.view) == {ME.agent}
     assert core.version > before
-    core.answered("b:1", OTHER, 2.0)
+    core.answered("b:1", OTHER, 2.0, knows_us=True)
     assert set(core.view) == {ME.agent}
 
 
 def test_a_suspect_is_greeted_at_once() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed(["b:1"], 0.0)
     greeted(core, 0.0)
-    core.answered("b:1", OTHER, 0.1)
+    core.answered("b:1", OTHER, 0.1, knows_us=True)
     assert greeted(core, 0.2) == set()
 
     core.suspected(OTHER.agent, 0.3)
@@ -101,25 +101,25 @@ def test_a_suspect_is_greeted_at_once() -> None:
 
 
 def test_a_restarted_agent_changes_the_view() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed(["b:1"], 0.0)
     greeted(core, 0.0)
-    core.answered("b:1", OTHER, 0.1)
+    core.answered("b:1", OTHER, 0.1, knows_us=True)
     before = core.version
 
-    core.answered("b:1", Hello(OTHER.agent, "boot-3", ""), 5.0)
+    core.answered("b:1", Hello(OTHER.agent, "boot-3", ""), 5.0, knows_us=True)
 
     assert core.version > before
     assert core.view[OTHER.agent].boot == "boot-3"
 
 
 def test_an_agent_that_greets_us_is_greeted_back_at_once() -> None:
-    core = Membership(ME)
+    core = Membership(ME, now=0.0)
     core.listed([OTHER.agent], 0.0)
     greeted(core, 0.0)
     core.failed(OTHER.agent, 0.1, is_refused=True)
     assert greeted(core, 0.11) == set()
 
-    core.greeted_by(OTHER.agent, 0.12)
+    core.greeted_by(OTHER.agent, OTHER.boot, 0.12)
 
     assert greeted(core, 0.12) == {OTHER.agent}

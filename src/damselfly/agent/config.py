@@ -26,14 +26,24 @@ from damselfly.agent.settings import (
     PeerFile,
     PeerList,
     PeerName,
+    PeerService,
     StoreSettings,
     SwarmSettings,
+    ZoneOfNode,
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
 from damselfly.p2p.discovery import join_address, split_address
 
-__all__ = ["AgentConfig", "PeerFile", "PeerList", "PeerName", "load_config"]
+__all__ = [
+    "AgentConfig",
+    "PeerFile",
+    "PeerList",
+    "PeerName",
+    "PeerService",
+    "ZoneOfNode",
+    "load_config",
+]
 
 CONFIG_VARIABLE = "DAMSELFLY_CONFIG"
 FILE_BYTES_MAX = MIB

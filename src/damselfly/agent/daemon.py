@@ -21,12 +21,13 @@ from damselfly.agent.config import AgentConfig
 from damselfly.agent.node import Counters, LocalNode
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
-from damselfly.agent.settings import PeerFile, PeerList, PeerName
+from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
 from damselfly.agent.swarms import Swarms
+from damselfly.agent.zone import zone_of_node
 from damselfly.cache.limits import Limits as StoreLimits
 from damselfly.cache.report import ArtifactState
 from damselfly.cache.store import Store
-from damselfly.clock import SystemClock
+from damselfly.clock import Clock, SystemClock
 from damselfly.errors import ConfigError, DamselflyError
 from damselfly.log import configure
 from damselfly.metrics import Metrics
@@ -39,6 +40,8 @@ from damselfly.origin.registry import Origins
 from damselfly.p2p.agents import Agents, hello_bytes
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers, split_address
 from damselfly.p2p.homes import Homes
+from damselfly.p2p.kubernetes import Kubernetes
+from damselfly.p2p.kubernetes_peers import KubernetesPeers
 from damselfly.p2p.membership import Hello
 from damselfly.p2p.messages import AgentID
 from damselfly.p2p.planner import PlannerLimits
@@ -54,8 +57,9 @@ WORKER_THREADS = 4
 """Hashing and writing release the interpreter: two keep a fast link busy, four hide slow writes."""
 LOOKUP_THREADS = 2
 """It takes microseconds, but may wait for the catalog: neither in the loop nor behind writes."""
-FIRST_LOOK_S = 3.0
-"""How long a start waits for the listed peers to answer or to fail."""
+OPENING_S = 0.25
+"""Between meeting the others and granting anything: who was at something when this agent came, and
+has a new home here, tells it so at once."""
 TELL_INTERVAL_S = 15.0
 NO_REF = "file:///"
 """Where an artifact came from that no ref is known for: a seed reads no origin."""
@@ -82,7 +86,19 @@ def run(config: AgentConfig) -> int:
     return 0
 
 
-def _peer_source(config: AgentConfig) -> PeerSource:
+def _kubernetes(config: AgentConfig) -> Kubernetes | None:
+    """The API server, if the configuration needs one.
+
+    Raises:
+        UsageError: the extra `damselfly[kubernetes]` is not installed.
+    """
+    is_needed = isinstance(config.swarm.peers, PeerService) or isinstance(
+        config.swarm.zone, ZoneOfNode
+    )
+    return Kubernetes() if is_needed else None
+
+
+def _peer_source(config: AgentConfig, kubernetes: Kubernetes | None, clock: Clock) -> PeerSource:
     match config.swarm.peers:
         case PeerList(addresses):
             return StaticPeers(addresses)
@@ -90,6 +106,10 @@ def _peer_source(config: AgentConfig) -> PeerSource:
             return FilePeers(path)
         case PeerName(name, port):
             return DNSPeers(name, port)
+        case PeerService(service):
+            assert kubernetes is not None, "a Service needs an API server"
+            is_ipv6 = ":" in split_address(config.agent.advertise)[0]
+            return KubernetesPeers(kubernetes, service, clock, prefers_ipv6=is_ipv6)
 
 
 @asynccontextmanager
@@ -138,7 +158,9 @@ class _Agent:
         self._boot = secrets.token_hex(16)
         self._talk = PeerPool()
         self._pool = PeerPool()
-        self._homes = Homes(self._boot, self._clock)
+        self._homes = Homes(self._boot, self._clock, is_open=False)
+        self._refs = RefHome(is_open=False)
+        self._kubernetes = _kubernetes(config)
         self._origins = Origins(OriginLimits(connections_per_host_max=config.origin.connections))
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -149,21 +171,32 @@ class _Agent:
             await server.start(host, port)
         except OSError as exc:
             raise ConfigError(f"listening on {self._config.agent.listen}") from exc
-        me = Hello(
-            AgentID(self._config.advertised(server.port)), self._boot, self._config.swarm.zone
-        )
-        agents = Agents(me, _peer_source(self._config), self._talk, self._clock)
         try:
+            if self._kubernetes is not None:
+                await self._kubernetes.check()
+            agent = AgentID(self._config.advertised(server.port))
+            me = Hello(agent, self._boot, await self._zone())
+            source = _peer_source(self._config, self._kubernetes, self._clock)
+            agents = Agents(me, source, self._talk, self._clock)
             async with asyncio.TaskGroup() as tasks:
                 await self._take_part(stop, server, agents, tasks)
         finally:
             await server.close()
+            if self._kubernetes is not None:
+                await self._kubernetes.close()
             await self._talk.close()
             await self._pool.close()
             await self._origins.close()
             self._workers.shutdown()
             self._lookups.shutdown()
         logger.info("agent.stopped", extra={"agent": me.agent})
+
+    async def _zone(self) -> str:
+        zone = self._config.swarm.zone
+        if isinstance(zone, str):
+            return zone
+        assert self._kubernetes is not None, "a node's zone needs an API server"
+        return await zone_of_node(self._kubernetes, zone.node)
 
     def _surroundings(self, agents: Agents) -> Surroundings:
         settings = self._config.swarm
@@ -190,12 +223,13 @@ class _Agent:
     ) -> None:
         config, store = self._config, self._store
         swarms = Swarms(self._surroundings(agents), tasks)
-        refs = RefHome()
-        resolver = Resolver(self._origins, agents, self._talk, refs, self._clock, store.manifest)
+        resolver = Resolver(
+            self._origins, agents, self._talk, self._refs, self._clock, store.manifest
+        )
         server.handler = Routes(
-            hello=hello_bytes(agents.me, __version__),
+            hello=partial(hello_bytes, agents.me, __version__),
             homes=self._homes,
-            refs=refs,
+            refs=self._refs,
             shelf=Shelf(
                 locate=store.locate,
                 manifest=self._manifest_bytes,
@@ -212,18 +246,13 @@ class _Agent:
         shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
         node = LocalNode(config, shop, agents, self._counters, tasks)
         background = [tasks.create_task(agents.run()), tasks.create_task(self._homes.run())]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK_S):
-                await agents.settled()
         async with contextlib.AsyncExitStack() as stack:
             api = APIServer(node, config.agent.socket, mode=config.agent.socket_mode)
             await stack.enter_async_context(api)
             if config.agent.admin is not None:
                 admin = AdminServer(config.agent.admin, self._metrics, node.unready, node.status)
                 await stack.enter_async_context(admin)
-            background.append(tasks.create_task(self._keep_seeding(shop, agents)))
-            node.state = "ready"
-            logger.info("agent.started", extra={"agent": agents.me.agent})
+            background.append(tasks.create_task(self._begin(node, shop, agents)))
             await stop.wait()
             logger.info("agent.draining", extra={"agent": agents.me.agent})
             await node.stop(config.agent.drain_s)
@@ -231,6 +260,18 @@ class _Agent:
             task.cancel()
         await swarms.leave_all()
         await server.drain(config.agent.drain_s)
+
+    async def _begin(self, node: LocalNode, shop: Workshop, agents: Agents) -> None:
+        """Meet the others, then do our part until cancelled."""
+        await agents.met()
+        if len(agents.view) > 1:
+            await asyncio.sleep(OPENING_S)
+        self._homes.opened()
+        self._refs.opened()
+        node.state = "ready"
+        extra = {"agent": agents.me.agent, "zone": agents.me.zone, "peers": len(agents.view) - 1}
+        logger.info("agent.started", extra=extra)
+        await self._keep_seeding(shop, agents)
 
     async def _keep_seeding(self, shop: Workshop, agents: Agents) -> None:
         """Be in the swarm of every artifact we hold; tell the homes of refs what they became."""

@@ -134,7 +134,7 @@ class Pull:
 
     def _waiting_for(self) -> str | None:
         if self._phase == "resolving" and self._seconds() > 1.0:
-            return "origin (finding out what there is)"
+            return self._workshop.resolver.waiting_for
         return self._swarm.planner.waiting_for if self._swarm is not None else None
 
     # --- the phases --------------------------------------------------------------------------

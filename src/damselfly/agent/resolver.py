@@ -1,15 +1,20 @@
 """From a ref to a plan or a manifest, asking the swarm before the origin.
 
+Nothing is resolved before this agent has met the others (`p2p/membership.py`): it would rank
+another home than they do, and read what somebody reads already.
+
 The home of the ref says who resolves it (`p2p/refs.py`); the others fetch the outcome from holders
 and check it against its digest, so a liar among them costs a retry and nothing else.
 """
 
 import asyncio
 import logging
+from asyncio import FIRST_COMPLETED
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from damselfly.clock import Clock
 from damselfly.errors import (
@@ -24,7 +29,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
-from damselfly.origin.port import Origin
+from damselfly.origin.port import Origin, Resolved
 from damselfly.origin.registry import Origins
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.messages import AgentID
@@ -70,6 +75,13 @@ class Resolver:
         self._kept_manifest = kept_manifest
         self._plans: OrderedDict[Digest, Plan] = OrderedDict()
 
+    @property
+    def waiting_for(self) -> str:
+        """What a resolution waits for that takes long."""
+        if self._agents.has_met:
+            return "origin (finding out what there is)"
+        return "peers (this agent has just started, and meets them)"
+
     def plan(self, plan_id: Digest) -> bytes | None:
         """A plan we know, for a peer."""
         plan = self._plans.get(plan_id)
@@ -81,13 +93,14 @@ class Resolver:
         Raises:
             DamselflyError: the origin cannot be asked, or what it has is unusable.
         """
-        if ref.pin is not None:
-            return await self._pinned(ref, ref.pin)
         origin = self._origins.for_ref(ref)
-        if not origin.shared:
+        if ref.pin is None and not origin.shared:
             resolved = await origin.resolve(ref)
             self._keep(resolved.plan)
             return Target(resolved.plan, resolved.manifest, is_shared=False)
+        await self._agents.met()
+        if ref.pin is not None:
+            return await self._pinned(ref, ref.pin)
         while True:
             reply = await self._tell(RefNews.ASK, ref)
             if reply.must_resolve:
@@ -109,14 +122,18 @@ class Resolver:
 
     async def _resolve(self, ref: Ref, origin: Origin) -> Target:
         work = asyncio.ensure_future(origin.resolve(ref))
+        changed = asyncio.Event()
+        stop_listening = self._agents.on_change(changed.set)
         try:
-            while not (await asyncio.wait({work}, timeout=HEARTBEAT_S))[0]:
-                await self._tell(RefNews.ASK, ref)
+            while not await _done(work, changed, HEARTBEAT_S):
+                changed.clear()
+                await self._tell(RefNews.RESOLVING, ref)
             resolved = work.result()
         except DamselflyError:
             await self._tell(RefNews.FAILED, ref)
             raise
         finally:
+            stop_listening()
             if not work.done():
                 work.cancel()
                 with suppress(asyncio.CancelledError, DamselflyError):
@@ -231,6 +248,19 @@ class Resolver:
         self._plans.move_to_end(plan.id)
         if len(self._plans) > PLANS_KEPT_MAX:
             self._plans.popitem(last=False)
+
+
+async def _done(
+    work: "asyncio.Future[Resolved]", changed: asyncio.Event, patience_s: float
+) -> bool:
+    """Wait until `work` is done, or something changed, or for so long; tell whether it is done."""
+    waiter = asyncio.ensure_future(changed.wait())
+    try:
+        both: set[asyncio.Future[Any]] = {work, waiter}
+        await asyncio.wait(both, timeout=patience_s, return_when=FIRST_COMPLETED)
+    finally:
+        waiter.cancel()
+    return work.done()
 
 
 def ref_key(ref: Ref) -> str:

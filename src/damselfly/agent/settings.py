@@ -17,10 +17,12 @@ from damselfly.agent.quantities import (
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
 from damselfly.p2p.discovery import check_address, split_address
+from damselfly.p2p.kubernetes_names import ServiceName, check_node_name
 
 MIB = 1 << 20
 GIB = 1 << 30
 PREFIX = "DAMSELFLY_"
+KUBERNETES = "k8s:"
 
 
 # --- values -----------------------------------------------------------------------------------
@@ -57,7 +59,27 @@ class PeerName:
         return f"dns:{self.name}:{self.port}"
 
 
-Peers = PeerList | PeerFile | PeerName
+@dataclass(frozen=True, slots=True)
+class PeerService:
+    """Peers by a Service of Kubernetes: whatever its EndpointSlices list."""
+
+    service: ServiceName
+
+    def __str__(self) -> str:
+        return f"{KUBERNETES}{self.service}"
+
+
+Peers = PeerList | PeerFile | PeerName | PeerService
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneOfNode:
+    """The zone that Kubernetes says the node is in."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"{KUBERNETES}{self.node}"
 
 
 def is_wildcard(address: str) -> bool:
@@ -112,12 +134,16 @@ def _peers(value: object) -> Peers:
     if text.startswith("dns:"):
         name, port = split_address(text.removeprefix("dns:"))
         return PeerName(name, port)
+    if text.startswith(KUBERNETES):
+        return PeerService(ServiceName.parse(text.removeprefix(KUBERNETES)))
     items = [item.strip() for item in text.split(",")]
     return PeerList(frozenset(check_address(item) for item in items if item))
 
 
-def _zone(value: object) -> str:
+def _zone(value: object) -> str | ZoneOfNode:
     text = _text(value)
+    if text.startswith(KUBERNETES):
+        return ZoneOfNode(check_node_name(text.removeprefix(KUBERNETES)))
     if not re.fullmatch(r"[A-Za-z0-9._/-]{0,63}", text):
         raise ValueError("not a zone: at most 63 letters, digits and any of . _ / -")
     return text
@@ -280,17 +306,18 @@ class SwarmSettings:
             "--peers",
             "PEERS",
             _peers,
-            "HOST:PORT,... or file:PATH (re-read when it changes) or dns:NAME:PORT;"
-            " this agent may be among them",
+            "HOST:PORT,... or file:PATH (re-read when it changes) or dns:NAME:PORT or"
+            " k8s:NAMESPACE/SERVICE (watched); this agent may be among them",
         ),
     ] = PeerList()
     zone: Annotated[
-        str,
+        str | ZoneOfNode,
         Setting(
             "--zone",
             "ZONE",
             _zone,
-            "peers in the same zone are preferred; agents without one are in one",
+            "peers in the same zone are preferred; agents without one are in one;"
+            " k8s:NODE_NAME reads it from the node's label",
         ),
     ] = ""
     fetch_limit: Annotated[
