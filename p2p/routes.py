@@ -8,8 +8,10 @@
     POST /v1/swarms/{swarm}/report              as the home of a swarm
     GET  /v1/swarms/{swarm}/live?agent=&chunks= ... its live stream
     GET  /v1/swarms/{swarm}/have?chunks=        our have stream
+    POST /v1/warm, /v1/warm/cancel              orders, for whoever takes them (`orders`)
 
-Nothing here reads an origin or resolves a ref: a peer can make us say what we have, no more.
+Nothing here reads an origin or resolves a ref: a peer can make us say what we have, no more. Orders
+can; they go to a handler of their own, which takes those that the administrator allowed.
 """
 
 import asyncio
@@ -35,13 +37,14 @@ from damselfly.p2p.messages import (
 )
 from damselfly.p2p.refs import RefHome, RefReport
 from damselfly.p2p.swarm import Swarm
-from damselfly.p2p.transport import FileBody, Request, Response
+from damselfly.p2p.transport import FileBody, Handler, Request, Response
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 _PATH = re.compile(r"/v1/(chunks|manifests|plans)/([0-9a-f]{64})(/corrupt)?", re.ASCII)
+_ORDERS = ("/v1/warm", "/v1/warm/cancel")
 _SWARM = re.compile(r"/v1/swarms/(blake3:[0-9a-f]{64})/(report|live|have)", re.ASCII)
 
 
@@ -105,9 +108,11 @@ class Routes:
         workers: Executor,
         clock: Clock,
         limits: ServeLimits | None = None,
+        orders: Handler | None = None,
     ) -> None:
         """`hello` says what we are to somebody whom we know (True), or do not know yet."""
         self._refs = refs
+        self._orders = orders
         self._hello = hello
         self._homes = homes
         self._shelf = shelf
@@ -134,6 +139,8 @@ class Routes:
             return _only("GET", request) or self._greeted(request)
         if request.path == "/v1/refs":
             return _only("POST", request) or await self._ref(request)
+        if request.path in _ORDERS and self._orders is not None:
+            return _only("POST", request) or await self._orders(request)
         if match := _PATH.fullmatch(request.path):
             kind, digits, corrupt = match.groups()
             digest = Digest(bytes.fromhex(digits))

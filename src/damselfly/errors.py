@@ -28,6 +28,8 @@
       DeniedError                       60
         OriginDeniedError               61
       CancelledError                    70   somebody called `damselfly cancel`
+      PartialError                      80   of many nodes, some are done and some failed
+        StillRunningError               81   nobody waits any more, and the work goes on
 
 A class exists when a caller behaves differently; what happened is in its attributes. A message
 says what was being done to what and never repeats its cause: `raise X(...) from exc`, and
@@ -211,6 +213,18 @@ class CancelledError(DamselflyError):
     """Somebody cancelled the pull."""
 
     exit_code = 70
+
+
+class PartialError(DamselflyError):
+    """Some nodes did what was asked, others did not."""
+
+    exit_code = 80
+
+
+class StillRunningError(PartialError):
+    """The time to wait is over, and the work goes on."""
+
+    exit_code = 81
 
 
 def explain(error: BaseException) -> str:

@@ -29,6 +29,7 @@ LEASE_KINDS = ("lease", "pin")
 EVICTION_REASONS = ("capacity", "free_space", "removed")
 STARTS = ("cold", "warm")
 OUTCOMES = ("completed", "failed", "cancelled")
+ORDER_OUTCOMES = (*OUTCOMES, "refused")
 
 # A chunk of 4 MiB takes 3 ms at 10 Gbit/s and 3 s at 10 Mbit/s.
 CHUNK_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -106,6 +107,9 @@ class Metrics(MetricSet):
         self.peers = self._gauge("peers", "Agents that we know.", state=PEER_STATES)
         self.pulls = self._gauge("pulls", "Pulls that run.")
         self.pulls_ended = self._counter("pulls_ended", "Pulls that ended.", outcome=OUTCOMES)
+        self.warm_orders = self._counter(
+            "warm_orders", "Orders to warm this node that ended.", outcome=ORDER_OUTCOMES
+        )
         self.store_bytes = self._gauge("store_bytes", "Our bytes on the disk.")
         self.store_capacity_bytes = self._gauge(
             "store_capacity_bytes", "Bytes that we may have on the disk."

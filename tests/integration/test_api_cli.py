@@ -337,7 +337,7 @@ class TestManners:
     async def test_without_an_agent_every_verb_says_where_it_looked(
         self, shell: Shell, verb: str
     ) -> None:
-        target = [REF] if verb in {"pull", "cancel", "rm", "pin", "unpin"} else []
+        target = [REF] if verb in {"pull", "warm", "cancel", "rm", "pin", "unpin"} else []
 
         done = await shell.run(verb, *target, "--socket", "/nonexistent/agent.sock")
 

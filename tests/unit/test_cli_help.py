@@ -12,6 +12,10 @@ FLAGS = {
     "agent": [declared.setting.flag for declared in SETTINGS.values()] + ["--config"],
     "csi": ["--endpoint", "--agent-socket", "--node-id", "--kubelet-root", "--self-register"],
     "pull": ["REF", "--to", "--include", "--exclude", "--link", "--force", "--quiet"],
+    "warm": [
+        *("REF", "--agents", "--selector", "--all", "--include", "--exclude", "--pin", "--ttl"),
+        *("--wait", "--no-wait", "--timeout", "--cancel", "--quiet"),
+    ],
     "cancel": ["ARTIFACT|REF"],
     "push": ["DIR", "DEST"],
     "ls": [],

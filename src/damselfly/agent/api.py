@@ -5,6 +5,8 @@ pull is a window on it: closing the window stops nothing, and the same request o
 
     POST /v1/pulls {ref, include, exclude} -> a line per Progress, then Pulled
     GET  /v1/pulls                         -> {"pulls": [Progress]}
+    POST /v1/warm {ref, include, ...}      -> a line per WarmProgress, then Warmed
+    POST /v1/warm/cancel {ref, ...}        -> Warmed
     POST /v1/cancel {target}               -> {"cancelled": [Cancelled]}
     GET  /v1/artifacts                     -> {"artifacts": [HeldArtifact]}
     GET  /v1/status                        -> Status
@@ -48,6 +50,9 @@ from damselfly.client.answers import (
     Verified,
     VerifyProgress,
     VerifyRequest,
+    Warmed,
+    WarmProgress,
+    WarmRequest,
 )
 from damselfly.client.record import Record
 from damselfly.errors import (
@@ -143,6 +148,21 @@ class Node(Protocol):
         ...
 
 
+class Warmer(Protocol):
+    """What the API needs to warm nodes. Every method raises DamselflyErrors and nothing else."""
+
+    def warm(self, request: WarmRequest) -> AsyncIterator[WarmProgress | Warmed]:
+        """Start or join a warm-up, and watch it; the last item is `Warmed`, whatever the outcome.
+
+        Closing the iterator leaves the warm-up going.
+        """
+        ...
+
+    async def cancel(self, request: WarmRequest) -> Warmed:
+        """Stop to warm the nodes of the request."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class APILimits:
     """Every bound of the API, with its reason."""
@@ -193,8 +213,10 @@ class APIServer:
         *,
         mode: int = 0o660,
         limits: APILimits | None = None,
+        warmer: Warmer | None = None,
     ) -> None:
         self._node = node
+        self._warmer = warmer
         self._file = SocketFile(socket_path, mode)
         self._limits = limits or APILimits()
         self._stopping = asyncio.Event()
@@ -236,7 +258,12 @@ class APIServer:
 
     def _routes(self) -> list[web.RouteDef]:
         node = self._node
+        warming = [
+            web.post("/v1/warm", self._warm),
+            web.post("/v1/warm/cancel", self._cancel_warm),
+        ]
         return [
+            *(warming if self._warmer is not None else ()),
             web.post("/v1/pulls", self._pull),
             web.get("/v1/pulls", _listing("pulls", node.pulls)),
             web.post("/v1/cancel", self._cancel),
@@ -253,6 +280,16 @@ class APIServer:
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         question = await _read(request, PullRequest)
         return await self._stream(request, self._node.pull(question))
+
+    async def _warm(self, request: web.Request) -> web.StreamResponse:
+        assert self._warmer is not None
+        question = await _read(request, WarmRequest)
+        return await self._stream(request, self._warmer.warm(question))
+
+    async def _cancel_warm(self, request: web.Request) -> web.StreamResponse:
+        assert self._warmer is not None
+        question = await _read(request, WarmRequest)
+        return web.json_response((await self._warmer.cancel(question)).to_json())
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         question = await _read(request, CancelRequest)

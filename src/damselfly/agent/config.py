@@ -29,6 +29,7 @@ from damselfly.agent.settings import (
     PeerService,
     StoreSettings,
     SwarmSettings,
+    WarmSettings,
     ZoneOfNode,
 )
 from damselfly.client.socket_path import own_socket
@@ -58,6 +59,7 @@ class AgentConfig:
     store: StoreSettings
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
     origin: OriginSettings = field(default_factory=OriginSettings)
+    warm: WarmSettings = field(default_factory=WarmSettings)
     log: LogSettings = field(default_factory=LogSettings)
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -113,6 +115,7 @@ def load_config(
         store=StoreSettings(**values["store"]),
         swarm=SwarmSettings(**values["swarm"]),
         origin=OriginSettings(**values["origin"]),
+        warm=WarmSettings(**values["warm"]),
         log=LogSettings(**values["log"]),
         sources=sources,
     )

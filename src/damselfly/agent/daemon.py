@@ -18,11 +18,18 @@ from damselfly import __version__
 from damselfly.agent.admin import AdminServer
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
+from damselfly.agent.kubernetes_targets import KubernetesTargets
 from damselfly.agent.node import Counters, LocalNode
+from damselfly.agent.order_client import OrderClient
+from damselfly.agent.order_desk import OrderDesk
+from damselfly.agent.orders import Orders
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
 from damselfly.agent.swarms import Swarms
+from damselfly.agent.targets import TargetFinder, Targets
+from damselfly.agent.warm import WarmLimits
+from damselfly.agent.warming import CANCELS_MAX, Warmups
 from damselfly.agent.zone import zone_of_node
 from damselfly.cache.limits import Limits as StoreLimits
 from damselfly.cache.report import ArtifactState
@@ -49,7 +56,14 @@ from damselfly.p2p.refs import RefHome
 from damselfly.p2p.rendezvous import home_of
 from damselfly.p2p.routes import Routes, ServeLimits, Shelf
 from damselfly.p2p.swarm import Source, Surroundings
-from damselfly.p2p.transport import BufferPool, PeerPool, PeerServer, Request, Response
+from damselfly.p2p.transport import (
+    BufferPool,
+    Limits as TransportLimits,
+    PeerPool,
+    PeerServer,
+    Request,
+    Response,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +122,20 @@ def _peer_source(config: AgentConfig, kubernetes: Kubernetes | None, clock: Cloc
             return DNSPeers(name, port)
         case PeerService(service):
             assert kubernetes is not None, "a Service needs an API server"
-            is_ipv6 = ":" in split_address(config.agent.advertise)[0]
+            is_ipv6 = _is_ipv6(config)
             return KubernetesPeers(kubernetes, service, clock, prefers_ipv6=is_ipv6)
+
+
+def _target_finder(config: AgentConfig, kubernetes: Kubernetes | None) -> TargetFinder | None:
+    """Who knows the nodes of agents: the API server, if it lists the agents."""
+    if kubernetes is None or not isinstance(config.swarm.peers, PeerService):
+        return None
+    service = config.swarm.peers.service
+    return KubernetesTargets(kubernetes, service, prefers_ipv6=_is_ipv6(config))
+
+
+def _is_ipv6(config: AgentConfig) -> bool:
+    return ":" in split_address(config.agent.advertise)[0]
 
 
 @asynccontextmanager
@@ -158,6 +184,9 @@ class _Agent:
         self._boot = secrets.token_hex(16)
         self._talk = PeerPool()
         self._pool = PeerPool()
+        # Cancellations are asked for while every order has its stream.
+        asks_max = WarmLimits().asks_max
+        self._errands = PeerPool(TransportLimits(pooled_max=asks_max + CANCELS_MAX))
         self._homes = Homes(self._boot, self._clock, is_open=False)
         self._refs = RefHome(is_open=False)
         self._kubernetes = _kubernetes(config)
@@ -186,6 +215,7 @@ class _Agent:
                 await self._kubernetes.close()
             await self._talk.close()
             await self._pool.close()
+            await self._errands.close()
             await self._origins.close()
             self._workers.shutdown()
             self._lookups.shutdown()
@@ -226,6 +256,18 @@ class _Agent:
         resolver = Resolver(
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
+        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        node = LocalNode(config, shop, agents, self._counters, tasks)
+        orders = Orders(node, tasks, self._order_ended)
+        warmups = Warmups(
+            orders,
+            Targets(agents, _target_finder(config, self._kubernetes)),
+            OrderClient(self._errands, self._boot),
+            agents.me.agent,
+            self._clock,
+            tasks,
+            WarmLimits(patience_s=config.warm.patience_s),
+        )
         server.handler = Routes(
             hello=partial(hello_bytes, agents.me, __version__),
             homes=self._homes,
@@ -242,12 +284,13 @@ class _Agent:
             workers=self._lookups,
             clock=self._clock,
             limits=ServeLimits(slots=config.swarm.serve_limit or ServeLimits().slots),
+            orders=OrderDesk(orders, config.warm.accept, self._boot),
         )
-        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
-        node = LocalNode(config, shop, agents, self._counters, tasks)
         background = [tasks.create_task(agents.run()), tasks.create_task(self._homes.run())]
         async with contextlib.AsyncExitStack() as stack:
-            api = APIServer(node, config.agent.socket, mode=config.agent.socket_mode)
+            api = APIServer(
+                node, config.agent.socket, mode=config.agent.socket_mode, warmer=warmups
+            )
             await stack.enter_async_context(api)
             if config.agent.admin is not None:
                 admin = AdminServer(config.agent.admin, self._metrics, node.unready, node.status)
@@ -255,6 +298,7 @@ class _Agent:
             background.append(tasks.create_task(self._begin(node, shop, agents)))
             await stop.wait()
             logger.info("agent.draining", extra={"agent": agents.me.agent})
+            await warmups.stop()
             await node.stop(config.agent.drain_s)
         for task in background:
             task.cancel()
@@ -327,6 +371,9 @@ class _Agent:
         metrics.chunks_fetched.labels(source=source.value).inc()
         metrics.fetched_bytes.labels(source=source.value).inc(length)
         metrics.chunk_fetch_duration_seconds.labels(source=source.value).observe(seconds)
+
+    def _order_ended(self, outcome: str) -> None:
+        self._metrics.warm_orders.labels(outcome=outcome).inc()
 
     def _served(self, length: int) -> None:
         self._counters.served += length

@@ -96,13 +96,17 @@ class LocalNode:
     async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
         """Start or join a pull, and watch it."""
         pull = self._started(request)
-        while not pull.ended.is_set():
-            yield pull.progress()
-            waiter = asyncio.ensure_future(pull.ended.wait())
-            try:
-                await asyncio.wait({waiter}, timeout=PROGRESS_INTERVAL_S)
-            finally:
-                waiter.cancel()
+        pull.watcher_count += 1
+        try:
+            while not pull.ended.is_set():
+                yield pull.progress()
+                waiter = asyncio.ensure_future(pull.ended.wait())
+                try:
+                    await asyncio.wait({waiter}, timeout=PROGRESS_INTERVAL_S)
+                finally:
+                    waiter.cancel()
+        finally:
+            pull.watcher_count -= 1
         if pull.failure is not None:
             raise pull.failure
         assert pull.outcome is not None
@@ -113,11 +117,7 @@ class LocalNode:
         if self.state == "draining":
             raise UsageError("the agent is stopping: it takes no new pulls")
         ref = Ref.parse(request.ref)
-        request = PullRequest(
-            ref=str(ref),
-            include=tuple(sorted(set(request.include))),
-            exclude=tuple(sorted(set(request.exclude))),
-        )
+        request = _canonical(request)
         pull = self._pulls.get(request)
         if pull is not None:
             return pull
@@ -150,6 +150,19 @@ class LocalNode:
             Cancelled(ref=pull.ref.safe, artifact=str(pull.artifact) if pull.artifact else None)
             for pull in found
         ]
+
+    def is_pulling(self, request: PullRequest) -> bool:
+        """Whether such a pull runs."""
+        return _canonical(request) in self._pulls
+
+    async def give_up(self, request: PullRequest) -> bool:
+        """Stop a pull that nobody watches; tells whether it was stopped."""
+        pull = self._pulls.get(_canonical(request))
+        if pull is None or pull.task is None or pull.watcher_count:
+            return False
+        pull.task.cancel()
+        await asyncio.wait({pull.task})
+        return True
 
     async def stop(self, patience_s: float) -> None:
         """Take no new pulls, and end those that run."""
@@ -222,6 +235,19 @@ class LocalNode:
         info = await self._find(artifact)
         await self._shop.work(partial(self._shop.store.unpin, info.artifact))
         return self._held(await self._find(str(info.artifact)))
+
+    async def keep(self, pulled: Pulled, *, pin: bool, lease_id: str, ttl_s: float | None) -> bool:
+        """Pin what was pulled, or lease it; False if it was evicted before that."""
+        artifact = Digest.parse(pulled.artifact)
+        store = self._shop.store
+        if ttl_s is not None:
+            await self._shop.work(partial(store.lease, artifact, lease_id, ttl_s))
+        if pin:
+            try:
+                await self._shop.work(partial(store.pin, artifact))
+            except ArtifactNotFoundError:
+                return False
+        return await self._shop.work(partial(os.path.isdir, pulled.path))
 
     async def gc(self) -> Collected:
         """Remove what nothing refers to."""
@@ -364,6 +390,15 @@ def _disk_check(path: Path, free: int, keep_free: int) -> Check:
         verdict="bad" if is_low else "ok",
         detail=f"{free >> 20} MiB free at {path}, {keep_free >> 20} MiB are kept free",
         advice="free some space, or give the store a larger disk" if is_low else "",
+    )
+
+
+def _canonical(request: PullRequest) -> PullRequest:
+    """Equal for requests that are one pull."""
+    return PullRequest(
+        ref=str(Ref.parse(request.ref)),
+        include=tuple(sorted(set(request.include))),
+        exclude=tuple(sorted(set(request.exclude))),
     )
 
 

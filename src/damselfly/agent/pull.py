@@ -70,6 +70,7 @@ class Pull:
         self.outcome: Pulled | None = None
         self.failure: DamselflyError | None = None
         self.task: asyncio.Task[None] | None = None
+        self.watcher_count = 0
         self._workshop = workshop
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
+from damselfly.agent.accept import NOTHING, Accept
 from damselfly.agent.quantities import (
     parse_bytes,
     parse_count,
@@ -147,6 +148,12 @@ def _zone(value: object) -> str | ZoneOfNode:
     if not re.fullmatch(r"[A-Za-z0-9._/-]{0,63}", text):
         raise ValueError("not a zone: at most 63 letters, digits and any of . _ / -")
     return text
+
+
+def _accept(value: object) -> Accept:
+    if isinstance(value, list):
+        return Accept.of(_text(item) for item in cast("list[object]", value))
+    return Accept.of(_text(value).split(","))
 
 
 def _one_of(*words: str) -> Callable[[object], str]:
@@ -366,6 +373,32 @@ class OriginSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmSettings:
+    """Making nodes hold an artifact before it is needed: what we take from peers, what we give."""
+
+    accept: Annotated[
+        Accept,
+        Setting(
+            "--warm-accept",
+            "none|all|PREFIX,...",
+            _accept,
+            "which refs peers may order this node to pull (`damselfly warm`);"
+            " nobody may make it read origins unless you say so",
+        ),
+    ] = NOTHING
+    patience_s: Annotated[
+        float,
+        Setting(
+            "--warm-patience",
+            "DURATION",
+            parse_seconds,
+            "how long a warm-up goes on asking a node that does not answer; a restart takes less",
+            show="{:g}s".format,
+        ),
+    ] = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """What is told on stderr."""
 
@@ -417,6 +450,7 @@ ROOMS: dict[str, type[Any]] = {
     "store": StoreSettings,
     "swarm": SwarmSettings,
     "origin": OriginSettings,
+    "warm": WarmSettings,
     "log": LogSettings,
 }
 

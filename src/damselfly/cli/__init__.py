@@ -17,6 +17,7 @@ VERBS = {
     "agent": "run the node's agent in the foreground",
     "csi": "run the node's CSI driver in the foreground",
     "pull": "bring a model to this node, and to a directory",
+    "warm": "make nodes hold a model before it is needed",
     "cancel": "stop a pull",
     "push": "write a directory with its manifest to where agents read it",
     "ls": "list what the store holds",

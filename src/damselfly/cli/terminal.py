@@ -39,6 +39,14 @@ def columns(stream: TextIO) -> int:
         return 80
 
 
+def rows(stream: TextIO) -> int:
+    """How high the terminal is now; 24 where nobody knows."""
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or 24
+    except (OSError, ValueError):
+        return 24
+
+
 def paint(text: str, code: str, *, coloured: bool) -> str:
     """Text in a colour, if colours are welcome."""
     return f"\x1b[{code}m{text}{RESET}" if coloured and code and text else text

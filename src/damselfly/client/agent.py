@@ -21,6 +21,9 @@ from damselfly.client.answers import (
     Verified,
     VerifyProgress,
     VerifyRequest,
+    Warmed,
+    WarmProgress,
+    WarmRequest,
 )
 from damselfly.client.exchange import Exchange
 from damselfly.client.record import Record
@@ -70,6 +73,20 @@ class AgentClient:
         """Stop the pulls of a ref or an artifact."""
         answer = self._ask("POST", "/v1/cancel", CancelRequest(target=target))
         return _read_list(answer, "cancelled", Cancelled)
+
+    def warm(self, request: WarmRequest) -> Generator[WarmProgress | Warmed]:
+        """Start or join a warm-up, and watch it; the last item is `Warmed`, whatever the outcome.
+
+        Raises:
+            DamselflyError: Nodes cannot be warmed like this at all.
+        """
+        for item in self._stream("/v1/warm", request, (WarmProgress, Warmed)):
+            assert isinstance(item, WarmProgress | Warmed)
+            yield item
+
+    def cancel_warm(self, request: WarmRequest) -> Warmed:
+        """Stop warm-ups of a ref with these filters on the nodes that the request names."""
+        return Warmed.parse(self._ask("POST", "/v1/warm/cancel", request))
 
     def artifacts(self) -> Sequence[HeldArtifact]:
         """What the store holds."""

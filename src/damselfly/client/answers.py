@@ -56,6 +56,24 @@ class CapacityRequest(Record):
     exclude: tuple[str, ...] = ()
 
 
+class WarmRequest(Record):
+    """Make nodes hold what is at `ref` before it is needed.
+
+    Which nodes: those of the agents at the addresses `agents`, those whose Kubernetes label is
+    `selector` (LABEL=VALUE), or `everywhere`; without any of them, this node. `pin` keeps the
+    artifact on each until it is unpinned, `ttl_s` for so long after it has come.
+    """
+
+    ref: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    selector: str | None = None
+    everywhere: bool = False
+    pin: bool = False
+    ttl_s: float | None = None
+
+
 class CancelRequest(Record):
     """Stop the pulls of a ref or an artifact."""
 
@@ -138,6 +156,53 @@ class Capacity(Record):
     available_bytes: int
     ref_bytes: int | None = None
     ref_bytes_held: int = 0
+
+
+class WarmNode(Record):
+    """One node of a warm-up: the address of its agent, Kubernetes' name of it, and how far it is.
+
+    `state` is `waiting` (not asked yet), `pulling`, `trying` (it does not answer, and is asked
+    again), or its outcome: `done`, `failed`, `unreachable`, `cancelled`, and to a cancellation also
+    `idle` (nothing was to be cancelled there). `error` is the class of what went wrong.
+    """
+
+    agent: str
+    node: str = ""
+    state: str = "waiting"
+    phase: str = ""
+    artifact: str | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    bytes_from_store: int = 0
+    waiting_for: str | None = None
+    error: str | None = None
+    message: str | None = None
+
+
+class WarmProgress(Record):
+    """How far a warm-up has come, on every node."""
+
+    event: ClassVar[str] = "progress"
+
+    ref: str
+    nodes: tuple[WarmNode, ...]
+    seconds: float = 0.0
+
+
+class Warmed(Record):
+    """A warm-up ended, or was cancelled: what became of it on every node.
+
+    `artifact` is there if all nodes that hold the ref hold the same.
+    """
+
+    event: ClassVar[str] = "done"
+
+    ref: str
+    artifact: str | None
+    nodes: tuple[WarmNode, ...]
+    seconds: float
 
 
 class Cancelled(Record):
