@@ -1,7 +1,7 @@
 """The account of the store, in SQLite; the only module that knows SQL.
 
 A chunk is here if and only if it has a row: there is no bitmap beside the digest index that could
-disagree with it. `schema.sql` says what each table means.
+disagree with it. `schema.sql` and `proofs.sql` say what each table means.
 
 Durability. WAL with `synchronous=NORMAL`: a commit is a write to the page cache, which survives
 kill -9, and costs no `fsync`; the log is never torn, so a power cut loses the newest commits at
@@ -27,7 +27,9 @@ from typing import Any
 from damselfly.errors import IntegrityError, StoreFullError, UnsupportedFormatError
 from damselfly.model.digest import Digest
 
-SCHEMA_VERSION = 1
+SCHEMA = ("schema.sql", "proofs.sql")
+"""What made the catalog, in this order: one of version n has the first n."""
+SCHEMA_VERSION = len(SCHEMA)
 _BUSY_S = 30.0
 _NO_ROOM_BYTES = 1 << 20
 
@@ -157,11 +159,9 @@ class Catalog:
                 f"the catalog {self._path} has format {version}, made by a newer Damselfly:"
                 f" this one knows {SCHEMA_VERSION}"
             )
-        if version == 0:
-            schema = resources.files("damselfly.cache").joinpath("schema.sql").read_text("utf-8")
-            self._writer.executescript(
-                f"BEGIN; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+        for number, name in enumerate(SCHEMA[version:], start=version + 1):
+            sql = resources.files("damselfly.cache").joinpath(name).read_text("utf-8")
+            self._writer.executescript(f"BEGIN; {sql} PRAGMA user_version = {number}; COMMIT;")
 
     def close(self) -> None:
         """Write the log back and close."""
@@ -396,6 +396,27 @@ class Catalog:
         )
         return tuple(row[0] for row in rows)
 
+    def revisions(self, ref: str) -> list[tuple[str, Digest]]:
+        """What a ref was at its revisions, the one seen last first; a handful is enough."""
+        rows = self._rows(
+            "SELECT revision, artifact FROM ref WHERE ref = ? ORDER BY seen_ns DESC LIMIT 64",
+            (ref,),
+        )
+        return [(row[0], Digest(row[1])) for row in rows]
+
+    def pin_count(self) -> int:
+        """How many artifacts are pinned."""
+        row = self._row("SELECT COUNT(*) FROM artifact WHERE pinned_ns IS NOT NULL")
+        assert row is not None, "an aggregate has a row"
+        return int(row[0])
+
+    # --- proofs ---
+
+    def proved_ns(self, asker: Digest) -> int | None:
+        """When somebody last proved that they may read."""
+        row = self._row("SELECT proved_ns FROM proof WHERE asker = ?", (asker.raw,))
+        return None if row is None else int(row[0])
+
 
 class Change:
     """What can be changed within one transaction; made by `Catalog.change`."""
@@ -565,3 +586,18 @@ class Change:
         self._do(
             "INSERT OR REPLACE INTO ref VALUES (?, ?, ?, ?)", ref, revision, artifact.raw, now_ns
         )
+
+    # --- proofs ---
+
+    def add_proof(self, asker: Digest, now_ns: int, count_max: int) -> None:
+        """Somebody proved that they may read; of too many proofs the oldest go."""
+        self._do("INSERT OR REPLACE INTO proof VALUES (?, ?)", asker.raw, now_ns)
+        self._do(
+            "DELETE FROM proof WHERE asker IN"
+            " (SELECT asker FROM proof ORDER BY proved_ns DESC, asker LIMIT -1 OFFSET ?)",
+            count_max,
+        )
+
+    def drop_proof(self, asker: Digest) -> None:
+        """It is true no more."""
+        self._do("DELETE FROM proof WHERE asker = ?", asker.raw)

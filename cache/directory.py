@@ -136,6 +136,17 @@ class Directory:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
+    def make_link(self, name: str, target: str) -> None:
+        """Make a symbolic link to `target`."""
+        os.symlink(target, name, dir_fd=self.fd)
+
+    def read_link(self, name: str) -> str | None:
+        """Where a symbolic link leads; None: it is not one, or not there."""
+        try:
+            return os.readlink(name, dir_fd=self.fd)
+        except OSError:
+            return None
+
     def move(self, name: str, to: "Directory", new_name: str) -> None:
         """Rename, replacing a file of that name."""
         os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd)

@@ -30,6 +30,7 @@ from damselfly.cache.ingest import Ingest
 from damselfly.cache.lease import Leases
 from damselfly.cache.limits import Limits
 from damselfly.cache.lock import StoreLock, check_format
+from damselfly.cache.proofs import Proofs
 from damselfly.cache.reconcile import Reconciliation
 from damselfly.cache.report import (
     ArtifactInfo,
@@ -44,11 +45,13 @@ from damselfly.cache.room import RoomKeeper
 from damselfly.cache.scrub import Scrub
 from damselfly.cache.sealing import Sealing
 from damselfly.cache.syncer import Syncer
+from damselfly.cache.tree import Tree, hub_tree, plain_tree
 from damselfly.cache.views import Views
 from damselfly.clock import Clock
 from damselfly.errors import ArtifactNotFoundError, IntegrityError, LeaseHeldError
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
+from damselfly.model.hub import HubName
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 
@@ -85,6 +88,7 @@ class Store:
         self._files = Files(folders[layout.PARTIAL], folders[layout.FILES], catalog, limits)
         self._views = Views(folders[layout.VIEWS], tmp, self._files, catalog)
         self._leases = Leases(folders[layout.LEASES])
+        self.proofs = Proofs(root, catalog)
         self._scrub = Scrub(self._files, self._views)
         self._syncer = Syncer(self._files, limits)
         self._room = RoomKeeper(
@@ -250,10 +254,13 @@ class Store:
             first += len(file.chunks)
         return Bitmap(first, bits)
 
-    def view(self, artifact: Digest, files: frozenset[int] | None = None) -> Path:
+    def view(
+        self, artifact: Digest, files: frozenset[int] | None = None, hub: HubName | None = None
+    ) -> Path:
         """The read-only tree of an artifact's files, or of those numbers: every one of them whole.
 
-        Each file's looks are compared with the account first; one that differs is re-read.
+        With `hub` it is the tree that the hub's client keeps, under that name (`tree.py`). Each
+        file's looks are compared with the account first; one that differs is re-read.
 
         Raises:
             ArtifactNotFoundError: not here, or not all of what was asked.
@@ -263,23 +270,29 @@ class Store:
         numbers = frozenset(range(len(manifest.files))) if files is None else files
         assert all(0 <= number < len(manifest.files) for number in numbers)
         is_all = len(numbers) == len(manifest.files)
-        name = layout.view_name(None if is_all else numbers)
+        name = layout.view_name(None if is_all else numbers, hub)
         with disk.disk_errors(f"making a view of {artifact}"):
             for _ in range(_ATTEMPTS):
                 with self._room.lock:
                     rows = self._whole_files(artifact, manifest, numbers)
                     doubtful = [row for row in rows.values() if self._files.is_doubtful(row)]
                     if not doubtful:
-                        return self._show(artifact, manifest, name, rows)
+                        files_by_path = [(manifest.files[n].path, row) for n, row in rows.items()]
+                        tree = hub_tree(files_by_path, hub) if hub else plain_tree(files_by_path)
+                        return self._show(artifact, manifest, name, rows, tree)
                 for row in {row.id: row for row in doubtful}.values():
                     self._scrub.check(row)
         raise IntegrityError(f"files of {artifact} change while they are re-read")
 
     def _show(
-        self, artifact: Digest, manifest: Manifest, name: str, rows: dict[int, FileRow]
+        self,
+        artifact: Digest,
+        manifest: Manifest,
+        name: str,
+        rows: dict[int, FileRow],
+        tree: Tree,
     ) -> Path:
-        entries = [(manifest.files[number].path, row) for number, row in rows.items()]
-        self._views.ensure(artifact, name, entries)
+        self._views.ensure(artifact, name, tree)
         owner = self._artifact(artifact)
         bits = Bitmap.of(len(manifest.files), rows).to_bytes()
         with self._catalog.change() as change:
@@ -310,6 +323,15 @@ class Store:
             with self._catalog.change() as change:
                 change.set_artifact_files(owner.id, shared)
         return found
+
+    def holds(self, artifact: Digest, files: frozenset[int] | None = None) -> bool:
+        """Whether a view of these files could be made now, as far as the account says."""
+        manifest = self.manifest(artifact)
+        if manifest is None:
+            return False
+        numbers = range(len(manifest.files)) if files is None else sorted(files)
+        rows = (self._catalog.file_of_content(manifest.file_id(number)) for number in numbers)
+        return all(row is not None and row.is_whole for row in rows)
 
     # --- artifacts ---
 
@@ -362,6 +384,10 @@ class Store:
     def artifact_of(self, ref: str, revision: str | None = None) -> Digest | None:
         """What `ref` was at a revision; with None, when it was last remembered."""
         return self._catalog.artifact_of(ref, revision)
+
+    def revisions(self, ref: str) -> list[tuple[str, Digest]]:
+        """What `ref` was at its revisions, the one seen last first."""
+        return self._catalog.revisions(ref)
 
     def revision_of(self, ref: str, artifact: Digest) -> str | None:
         """At which revision `ref` was this artifact, when that was last remembered."""

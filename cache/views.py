@@ -1,7 +1,7 @@
 """Views: read-only trees of hard links, what pods and `pull` are given.
 
     views/<artifact>/all/...        every file of the artifact
-    views/<artifact>/<32 hex>/...   a selection of them
+    views/<artifact>/<32 hex>/...   a selection of them, or another layout (tree.py)
 
 A tree is built in `tmp/` and renamed into place, so a tree that is there is whole. Later it is only
 ever mended in place, name by name, each by a rename: its directories may be bind-mounted into pods,
@@ -12,17 +12,18 @@ is handed out.
 import errno
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from damselfly.cache.catalog import Catalog, FileRow
 from damselfly.cache.directory import READ_ONLY, Directory, temporary_name
 from damselfly.cache.files import Files, ino_of
+from damselfly.cache.tree import BLOBS, Link, Text, Tree
+from damselfly.errors import IntegrityError
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 
-_Tree = dict[str, "FileRow | _Tree"]
+_TEXT_BYTES_MAX = 256
 
 
 class Views:
@@ -34,13 +35,12 @@ class Views:
         self._files = files
         self._catalog = catalog
 
-    def ensure(self, artifact: Digest, name: str, entries: Iterable[tuple[str, FileRow]]) -> bool:
-        """Make the tree of these files, or mend the one that is there; True: it is new.
+    def ensure(self, artifact: Digest, name: str, tree: Tree) -> bool:
+        """Make the tree, or mend the one that is there; True: it is new.
 
         Raises:
             FileNotFoundError: a file of it is gone from the store.
         """
-        tree = _tree(entries)
         with self._folder.make_folder(artifact.hex) as home:
             found = home.stat(name)
             if found is not None and stat.S_ISDIR(found.st_mode):
@@ -54,24 +54,40 @@ class Views:
             self._tmp.move(temporary, home, name)
         return True
 
-    def _mend(self, folder: Directory, tree: _Tree) -> None:
+    def _mend(self, folder: Directory, tree: Tree) -> None:
         for name in set(folder.names()) - tree.keys():
             folder.remove(name)
         for name, entry in tree.items():
-            if isinstance(entry, FileRow):
-                found = folder.stat(name)
-                if found is None or ino_of(found) != entry.ino:
-                    self._link(entry, folder, name, found)
-            else:
-                with folder.make_folder(name) as below:
-                    self._mend(below, entry)
+            match entry:
+                case FileRow():
+                    found = folder.stat(name)
+                    if found is None or ino_of(found) != entry.ino:
+                        self._link(entry, folder, name, found)
+                case Link():
+                    if folder.read_link(name) != entry.target:
+                        temporary = temporary_name()
+                        self._tmp.make_link(temporary, entry.target)
+                        self._place(temporary, folder, name, folder.stat(name))
+                case Text():
+                    if _text(folder, name) != entry.data:
+                        temporary = temporary_name()
+                        self._tmp.write(temporary, entry.data, READ_ONLY)
+                        self._place(temporary, folder, name, folder.stat(name))
+                case _:
+                    with folder.make_folder(name) as below:
+                        self._mend(below, entry)
+
+    def _place(
+        self, temporary: str, folder: Directory, name: str, found: os.stat_result | None
+    ) -> None:
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            folder.remove(name)
+        self._tmp.move(temporary, folder, name)
 
     def _link(
         self, row: FileRow, folder: Directory, name: str, found: os.stat_result | None
     ) -> None:
         assert row.content is not None, "only a whole file is shown"
-        if found is not None and stat.S_ISDIR(found.st_mode):
-            folder.remove(name)
         temporary = temporary_name()
         try:
             self._files.files.link(row.content.hex, self._tmp, temporary)
@@ -80,7 +96,7 @@ class Views:
                 raise
             # ext4 stops at 65,000 names; a small file that everybody has may get there.
             self._copy(row, temporary)
-        self._tmp.move(temporary, folder, name)
+        self._place(temporary, folder, name, found)
 
     def _copy(self, row: FileRow, temporary: str) -> None:
         source = self._files.open(row)
@@ -143,9 +159,21 @@ class Views:
             for (artifact, name), bits in views.items():
                 if artifact != digest or number not in Bitmap.parse(len(files), bits):
                     continue
-                if self._link_back(row, f"{digest.hex}/{name}/{files[number].path}"):
+                home = f"{digest.hex}/{name}"
+                if self._link_back(row, f"{home}/{files[number].path}") or any(
+                    self._link_back(row, f"{home}/{folder}/{BLOBS}/{row.content.hex}")
+                    for folder in self._folders_of(digest, name)
+                ):
                     return True
         return False
+
+    def _folders_of(self, artifact: Digest, name: str) -> list[str]:
+        """The directories at the top of a view: one of them has the blobs, in the hub's layout."""
+        try:
+            with self._folder.folder(artifact.hex) as home, home.folder(name) as view:
+                return view.names()
+        except OSError:
+            return []
 
     def _link_back(self, row: FileRow, path: str) -> bool:
         assert row.content is not None, "only a placed file is looked for"
@@ -172,14 +200,8 @@ class Views:
                 folder.close()
 
 
-def _tree(entries: Iterable[tuple[str, FileRow]]) -> _Tree:
-    root: _Tree = {}
-    for path, row in entries:
-        *folders, name = path.split("/")
-        folder = root
-        for part in folders:
-            below = folder.setdefault(part, {})
-            assert isinstance(below, dict), "a manifest has no file where a directory is"
-            folder = below
-        folder[name] = row
-    return root
+def _text(folder: Directory, name: str) -> bytes | None:
+    try:
+        return folder.read(name, _TEXT_BYTES_MAX)
+    except (FileNotFoundError, IntegrityError):
+        return None

@@ -31,6 +31,7 @@ from damselfly.agent.settings import (
     SwarmSettings,
     WarmSettings,
     ZoneOfNode,
+    VolumeSettings,
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
@@ -60,6 +61,7 @@ class AgentConfig:
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
     origin: OriginSettings = field(default_factory=OriginSettings)
     warm: WarmSettings = field(default_factory=WarmSettings)
+    volumes: VolumeSettings = field(default_factory=VolumeSettings)
     log: LogSettings = field(default_factory=LogSettings)
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -116,6 +118,7 @@ def load_config(
         swarm=SwarmSettings(**values["swarm"]),
         origin=OriginSettings(**values["origin"]),
         warm=WarmSettings(**values["warm"]),
+        volumes=VolumeSettings(**values["volumes"]),
         log=LogSettings(**values["log"]),
         sources=sources,
     )

@@ -399,6 +399,34 @@ class WarmSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeSettings:
+    """What pods may mount."""
+
+    proof_ttl_s: Annotated[
+        float,
+        Setting(
+            "--proof-ttl",
+            "DURATION",
+            parse_seconds,
+            "how long who has proved to an origin that they may read is believed; an origin that"
+            " is down for longer keeps its models from new pods",
+            show="{:g}s".format,
+        ),
+    ] = 3600.0
+    files: Annotated[
+        Path | None,
+        Setting(
+            "--volume-files",
+            "DIR",
+            _path,
+            "below it pods may mount file:// refs; off unless asked for, because whoever may make"
+            " pods could name the agent's own files",
+            absent="off",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """What is told on stderr."""
 
@@ -451,6 +479,7 @@ ROOMS: dict[str, type[Any]] = {
     "swarm": SwarmSettings,
     "origin": OriginSettings,
     "warm": WarmSettings,
+    "volumes": VolumeSettings,
     "log": LogSettings,
 }
 

@@ -98,10 +98,15 @@ class Ref:
         return _decoded(self.path.rstrip("/").rpartition("/")[2])
 
     @property
+    def decoded_path(self) -> str:
+        """The path as text, whatever the scheme."""
+        return _decoded(self.path)
+
+    @property
     def local_path(self) -> str:
         """The path on this machine that a `file://` ref means."""
         assert self.scheme == "file"
-        return _decoded(self.path)
+        return self.decoded_path
 
     @property
     def location(self) -> str:

@@ -13,6 +13,7 @@ from damselfly.model.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin import tree
+from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.beside import manifest_from
 from damselfly.origin.port import OriginLimits, Resolved, revision_of, revision_of_manifest
 from damselfly.origin.threads import Threads
@@ -26,13 +27,21 @@ class FileOrigin:
     def __init__(self, limits: OriginLimits) -> None:
         self._threads = Threads(limits.read_threads)
 
-    async def resolve(self, ref: Ref) -> Resolved:
+    async def resolve(self, ref: Ref, access: Access = ANONYMOUS) -> Resolved:
         """Find the files behind `ref` and cut them; see `Origin`."""
         return await self._threads.run(partial(_resolve, ref.unpinned))
 
+    async def prove(self, ref: Ref, path: str, access: Access) -> None:
+        """Nothing to prove: the system asks the agent who it is, not who asks the agent."""
+
     @asynccontextmanager
     async def open(
-        self, ref: Ref, file: PlannedFile, start: int, stop: int
+        self,
+        ref: Ref,
+        file: PlannedFile,
+        start: int,
+        stop: int,
+        access: Access = ANONYMOUS,
     ) -> AsyncGenerator["FileStream"]:
         """Read a span of a file; see `Origin`."""
         stream = FileStream(self._threads, start, stop)

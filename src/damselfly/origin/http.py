@@ -10,7 +10,8 @@ it instead of once per span; it works, it is said in the log, and nobody should 
 
 What the server says of a file (ETag, else Last-Modified, and its size) is held against the plan in
 every answer. URLs may be presigned: none is shown with the values of its query, and errors of
-aiohttp that repeat a URL are not passed on.
+aiohttp that repeat a URL are not passed on. Redirects are followed here, not by aiohttp, so that
+what proves who asks is shown to the host of the ref and to no other.
 """
 
 import asyncio
@@ -39,13 +40,16 @@ from damselfly.model.digest import Digest
 from damselfly.model.plan import VERSION_CHARS_MAX, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin import survey
+from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginLimits, Resolved, busy_error
+from damselfly.origin.proxy import proxy_for
 from damselfly.origin.trust import trusted
 
 logger = logging.getLogger(__name__)
 
 _READ_BUFFER_BYTES = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", re.ASCII)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_LATER = frozenset({408, 425, 429})
 _RETRY_AFTER_S_MAX = 3600.0
 
@@ -59,6 +63,7 @@ class _Wanted:
     version: str
     start: int
     stop: int
+    access: Access
 
 
 class HTTPOrigin:
@@ -74,21 +79,27 @@ class HTTPOrigin:
         self._parked: list[_Parked] = []
         self._rangeless: set[str] = set()
 
-    async def resolve(self, ref: Ref) -> Resolved:
+    async def resolve(self, ref: Ref, access: Access = ANONYMOUS) -> Resolved:
         """Find the files behind `ref` and cut them; see `Origin`."""
-        return await survey.survey(self, ref.unpinned, self._limits)
+        return await survey.survey(_Asker(self, access), ref.unpinned, self._limits)
+
+    async def prove(self, ref: Ref, path: str, access: Access) -> None:
+        """Prove that `access` may read a file, by its head or one byte of it; see `Origin`."""
+        await self.measure(_location(ref, path), access)
 
     @asynccontextmanager
     async def open(
-        self, ref: Ref, file: PlannedFile, start: int, stop: int
+        self,
+        ref: Ref,
+        file: PlannedFile,
+        start: int,
+        stop: int,
+        access: Access = ANONYMOUS,
     ) -> AsyncGenerator["HTTPStream"]:
         """Read a span of a file; see `Origin`."""
-        # A ref without a slash at the end is a file, unless the plan says otherwise.
-        if ref.is_directory or ref.name != file.path:
-            url = ref.as_directory.file_location(file.path)
-        else:
-            url = ref.location
-        async with self._span(_Wanted(url, file.bytes, file.version, start, stop)) as stream:
+        url = _location(ref, file.path)
+        wanted = _Wanted(url, file.bytes, file.version, start, stop, access)
+        async with self._span(wanted) as stream:
             yield stream
 
     async def close(self) -> None:
@@ -101,10 +112,10 @@ class HTTPOrigin:
 
     # --- what a survey asks ---------------------------------------------------------------------
 
-    async def page(self, url: str, bytes_max: int) -> survey.Page:
+    async def page(self, url: str, bytes_max: int, access: Access) -> survey.Page:
         """Get something small, whole."""
         doing = f"getting {shown(url)}"
-        async with self._slot(url), self._asked("GET", url, {}, doing) as answer:
+        async with self._slot(url), self._asked("GET", url, {}, access, doing) as answer:
             _check_status(answer, doing)
             body = bytearray()
             while data := await _some(answer, doing):
@@ -113,11 +124,11 @@ class HTTPOrigin:
                     raise RemoteProtocolError(f"{shown(url)} has more than {bytes_max} bytes")
             return survey.Page(bytes(body), str(answer.url), answer.content_type == "text/html")
 
-    async def measure(self, url: str) -> survey.Measured:
+    async def measure(self, url: str, access: Access) -> survey.Measured:
         """Ask for the size and the version of a file, reading at most a byte of it."""
         doing = f"looking at {shown(url)}"
         async with self._slot(url):
-            async with self._asked("HEAD", url, {}, doing) as answer:
+            async with self._asked("HEAD", url, {}, access, doing) as answer:
                 length = answer.headers.get("Content-Length", "")
                 # A size of 0 is believed only from a GET: some servers say it in any HEAD.
                 if answer.status == 200 and length.isdecimal() and length.strip("0"):
@@ -125,7 +136,8 @@ class HTTPOrigin:
                 # Servers that do not care for HEAD say so in many ways; these mean something.
                 if answer.status in {404, 410, 500, 502, 503, 504} | _RETRY_LATER:
                     _check_status(answer, doing)
-            async with self._asked("GET", url, {"Range": "bytes=0-0"}, doing) as answer:
+            first = {"Range": "bytes=0-0"}
+            async with self._asked("GET", url, first, access, doing) as answer:
                 size = _range_of(answer, doing)[2]
                 if answer.status == 416 and size is not None:
                     return _measured(answer, size)
@@ -134,10 +146,10 @@ class HTTPOrigin:
                     raise RemoteProtocolError(f"the origin does not say how big {shown(url)} is")
                 return _measured(answer, size)
 
-    async def read(self, url: str, size: int, version: str, start: int, stop: int) -> bytes:
+    async def read(self, wanted: _Wanted) -> bytes:
         """Read a few bytes of a file that was measured."""
-        data = bytearray(stop - start)
-        async with self._span(_Wanted(url, size, version, start, stop)) as stream:
+        data = bytearray(wanted.stop - wanted.start)
+        async with self._span(wanted) as stream:
             await stream.readinto(memoryview(data))
         return bytes(data)
 
@@ -165,7 +177,7 @@ class HTTPOrigin:
     async def _body(self, wanted: _Wanted, doing: str) -> "_Body":
         url, start, stop = wanted.url, wanted.start, wanted.stop
         headers = {"Range": f"bytes={start}-{stop - 1}"}
-        answer = await self._answer("GET", url, headers, doing)
+        answer = await self._answer("GET", url, headers, wanted.access, doing)
         try:
             first, last, total = _range_of(answer, doing)
             if answer.status != 416:
@@ -192,35 +204,42 @@ class HTTPOrigin:
 
     @asynccontextmanager
     async def _asked(
-        self, method: str, url: str, headers: Mapping[str, str], doing: str
+        self, method: str, url: str, headers: Mapping[str, str], access: Access, doing: str
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        answer = await self._answer(method, url, headers, doing)
+        answer = await self._answer(method, url, headers, access, doing)
         try:
             yield answer
         finally:
             answer.release()
 
     async def _answer(
-        self, method: str, url: str, headers: Mapping[str, str], doing: str
+        self, method: str, url: str, headers: Mapping[str, str], access: Access, doing: str
     ) -> aiohttp.ClientResponse:
+        """Ask, and follow redirects; what proves who asks goes to the first host alone."""
         session = await self._opened()
-        with _told(doing):
-            answer = await session.request(
-                method,
-                URL(url, encoded=True),
-                headers=headers,
-                allow_redirects=True,
-                max_redirects=self._limits.redirects_max,
-            )
-        try:
-            if url.startswith("https:") and answer.url.scheme != "https":
-                raise OriginDeniedError(f"{doing}: redirected from https to {answer.url.scheme}")
-            if answer.headers.get("Content-Encoding", "identity") != "identity":
-                raise RemoteProtocolError(f"{doing}: the origin insists on compressing it")
-        except DamselflyError:
+        first = place = URL(url, encoded=True)
+        for _ in range(self._limits.redirects_max + 1):
+            shows = access.authorization if place.origin() == first.origin() else None
+            with _told(doing):
+                answer = await session.request(
+                    method,
+                    place,
+                    headers=headers if shows is None else {**headers, "Authorization": shows},
+                    allow_redirects=False,
+                    proxy=proxy_for(place),
+                )
+            try:
+                target = _redirected(answer, place, doing)
+                if target is None:
+                    if answer.headers.get("Content-Encoding", "identity") != "identity":
+                        raise RemoteProtocolError(f"{doing}: the origin insists on compressing it")
+                    return answer
+            except DamselflyError:
+                answer.release()
+                raise
             answer.release()
-            raise
-        return answer
+            place = target
+        raise RemoteProtocolError(f"{doing}: redirected too often")
 
     async def _opened(self) -> aiohttp.ClientSession:
         async with self._opening:
@@ -243,7 +262,7 @@ class HTTPOrigin:
                     },
                     cookie_jar=aiohttp.DummyCookieJar(),
                     auto_decompress=False,
-                    trust_env=True,
+                    trust_env=False,  # It would read ~/.netrc: the agent's secrets for everybody.
                     read_bufsize=_READ_BUFFER_BYTES,
                     max_line_size=16 << 10,
                     max_field_size=16 << 10,
@@ -270,7 +289,8 @@ class HTTPOrigin:
         usable = [
             parked
             for parked in self._parked
-            if (parked.url, parked.version) == (wanted.url, wanted.version)
+            if (parked.url, parked.version, parked.access)
+            == (wanted.url, wanted.version, wanted.access)
             and parked.body.position <= wanted.start
         ]
         if not usable:
@@ -286,7 +306,7 @@ class HTTPOrigin:
             body.close()
 
         expiry = asyncio.get_running_loop().call_later(self._limits.parked_s, expire)
-        parked = _Parked(wanted.url, wanted.version, body, expiry)
+        parked = _Parked(wanted.url, wanted.version, wanted.access, body, expiry)
         self._parked.append(parked)
         if len(self._parked) > self._limits.parked_max:
             self._parked.pop(0).close()
@@ -355,12 +375,37 @@ class _Body:
 class _Parked:
     url: str
     version: str
+    access: Access
     body: _Body
     expiry: asyncio.TimerHandle
 
     def close(self) -> None:
         self.expiry.cancel()
         self.body.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """The origin as one who shows `access` sees it: what a survey asks."""
+
+    origin: HTTPOrigin
+    access: Access
+
+    async def page(self, url: str, bytes_max: int) -> survey.Page:
+        return await self.origin.page(url, bytes_max, self.access)
+
+    async def measure(self, url: str) -> survey.Measured:
+        return await self.origin.measure(url, self.access)
+
+    async def read(self, url: str, size: int, version: str, start: int, stop: int) -> bytes:
+        return await self.origin.read(_Wanted(url, size, version, start, stop, self.access))
+
+
+def _location(ref: Ref, path: str) -> str:
+    # A ref without a slash at the end is a file, unless the plan says otherwise.
+    if ref.is_directory or ref.name != path:
+        return ref.as_directory.file_location(path)
+    return ref.location
 
 
 def shown(url: str) -> str:
@@ -382,10 +427,8 @@ def _told(doing: str) -> Generator[None]:
         raise OriginUnavailableError(f"{doing}: no connection in time") from None
     except TimeoutError:
         raise OriginUnavailableError(f"{doing}: the origin fell silent") from None
-    except (aiohttp.InvalidURL, aiohttp.RedirectClientError):
+    except aiohttp.InvalidURL:
         raise RemoteProtocolError(f"{doing}: redirected to what is no HTTP address") from None
-    except aiohttp.TooManyRedirects:
-        raise RemoteProtocolError(f"{doing}: redirected too often") from None
     except aiohttp.ClientHttpProxyError as exc:
         kind = OriginDeniedError if exc.status in {403, 407} else OriginUnavailableError
         raise kind(f"{doing}: the proxy answered {exc.status}") from None
@@ -398,6 +441,23 @@ def _told(doing: str) -> Generator[None]:
         raise OriginUnavailableError(doing) from exc
     except aiohttp.ClientError as exc:
         raise OriginUnavailableError(f"{doing}: {type(exc).__name__}") from None
+
+
+def _redirected(answer: aiohttp.ClientResponse, place: URL, doing: str) -> URL | None:
+    """Where an answer sends us; None: nowhere, it is one."""
+    location = answer.headers.get("Location", "")
+    if answer.status not in _REDIRECTS or not location:
+        return None
+    try:
+        target = place.join(URL(location)).with_user(None).with_fragment(None)
+        is_web = target.scheme in {"http", "https"} and bool(target.host)
+    except ValueError:
+        is_web, target = False, place
+    if not is_web:
+        raise RemoteProtocolError(f"{doing}: redirected to what is no HTTP address")
+    if place.scheme == "https" != target.scheme:
+        raise OriginDeniedError(f"{doing}: redirected from https to {target.scheme}")
+    return target
 
 
 def _check_status(answer: aiohttp.ClientResponse, doing: str) -> None:

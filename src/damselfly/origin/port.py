@@ -11,6 +11,7 @@ from damselfly.errors import OriginUnavailableError
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
+from damselfly.origin.access import ANONYMOUS, Access
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Origin(Protocol):
         """Whether every agent can read it; a local file only the agent that was asked can."""
         ...
 
-    async def resolve(self, ref: Ref) -> Resolved:
+    async def resolve(self, ref: Ref, access: Access = ANONYMOUS) -> Resolved:
         """Find the files behind `ref` and cut them.
 
         Raises:
@@ -89,8 +90,21 @@ class Origin(Protocol):
         """
         ...
 
+    async def prove(self, ref: Ref, path: str, access: Access) -> None:
+        """Prove that `access` may read the file `path`; `ref` is the `ref` of its plan.
+
+        Raises:
+            OriginDeniedError, OriginNotFoundError, OriginUnavailableError: it does not.
+        """
+        ...
+
     def open(
-        self, ref: Ref, file: PlannedFile, start: int, stop: int
+        self,
+        ref: Ref,
+        file: PlannedFile,
+        start: int,
+        stop: int,
+        access: Access = ANONYMOUS,
     ) -> AbstractAsyncContextManager[OriginStream]:
         """Read bytes `[start, stop)` of `file`; `ref` is the `ref` of its plan.
 
