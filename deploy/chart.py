@@ -34,7 +34,7 @@ def main() -> int:
     """Render once for each line of stdin, and answer with a line of JSON each.
 
     A line is `{"values": ..., "release": ..., "namespace": ...}`, an answer `{"files": ...}` or
-    `{"error": ...}`. Tests ask this way: the library brings Go's runtime, which stays out of theirs.
+    `{"error": ...}`. Tests ask this way: the library brings Go's runtime, and it stays out of them.
     """
     for line in sys.stdin:
         try:

@@ -1,7 +1,8 @@
 """Runs a command as a container would be: another root, another user, fewer rights.
 
-It is what a container runtime does, by hand: mount and process namespaces, and on request a network
-namespace with nothing but loopback, a read-only root, and only the capabilities that are named.
+It is what a container runtime does, by hand, with util-linux: namespaces of mounts and processes, a
+network with nothing but loopback unless the host's is asked for, a read-only root, and only the
+capabilities that are named.
 """
 
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# $1 the root, $2 "ro" or "rw", $3 the network, $4 binds as SOURCE:TARGET..., then the command.
+# $1 the root, $2 ro or rw, $3 the network, $4 binds as SOURCE:TARGET:MODE ..., then the command.
 SCRIPT = """
 root=$1 mode=$2 network=$3 binds=$4; shift 4
 mount --make-rprivate /
@@ -23,7 +24,9 @@ if [ "$network" = none ]; then ip link set lo up; else
   mount --bind /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 fi
 for bind in $binds; do
-  mount --bind "${bind%%:*}" "$root${bind#*:}"
+  target=${bind#*:}
+  mount --bind "${bind%%:*}" "$root${target%:*}"
+  if [ "${bind##*:}" = ro ]; then mount -o remount,bind,ro "$root${target%:*}"; fi
 done
 if [ "$mode" = ro ]; then mount -o remount,bind,ro "$root"; fi
 exec chroot "$root" "$@"
@@ -41,8 +44,8 @@ class Confinement:
     has_network: bool = False
     capabilities: Sequence[str] | None = ()
     """None: all that there are, as in a build."""
-    binds: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Directories of the host, and where they are seen."""
+    binds: Mapping[str, tuple[Path, str]] = field(default_factory=dict[str, tuple[Path, str]])
+    """Where directories of the host are seen, which they are, and `ro` or `rw`."""
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The whole command line."""
@@ -61,7 +64,7 @@ class Confinement:
             "sh", "-eu", "-c", SCRIPT, "sh", str(self.root),
             "ro" if self.is_read_only else "rw",
             "host" if self.has_network else "none",
-            " ".join(f"{source}:{target}" for source, target in self.binds.items()),
+            " ".join(f"{source}:{target}:{mode}" for target, (source, mode) in self.binds.items()),
             *drop, "env", "--ignore-environment", *variables, *arguments,
         ]  # fmt: skip
 

@@ -7,11 +7,12 @@ host's. Needs root, Debian's mirror and a package index; takes minutes.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from deploy.image import ROOT, Image, build, make_base
 
 MANIFEST = ROOT / "deploy" / "kubernetes" / "daemonset.yaml"
 START_S = 60.0
+STOP_S = 30.0
 IMAGE_BYTES_MAX = 200 << 20
 """More than this on top of the base is a mistake: tests, caches, compilers."""
 
@@ -63,7 +65,7 @@ def main() -> int:
         for path in host.values():
             path.mkdir(mode=0o755)
         containers = _containers()
-        for name in ("prepare", "prepare-socket"):
+        for name in ("prepare", "prepare-socket") * 2:  # the second time as after a restart
             _confine(image, containers[name], host).run(_command(image, containers[name]))
             print(f"{name}: done", flush=True)
         _check_the_agent(image, containers["agent"], host)
@@ -98,12 +100,13 @@ def _confine(image: Image, container: Mapping[str, Any], host: Mapping[str, Path
     context = container["securityContext"]
     assert context["capabilities"]["drop"] == ["ALL"]
     assert context["allowPrivilegeEscalation"] is False
-    binds: dict[str, str] = {}
+    binds: dict[str, tuple[Path, str]] = {}
     for mount in container["volumeMounts"]:
         if mount["name"] in host:
             target = image.root / mount["mountPath"].lstrip("/")
             target.mkdir(parents=True, exist_ok=True)  # as a container runtime does
-            binds[str(host[mount["name"]])] = mount["mountPath"]
+            mode = "ro" if mount.get("readOnly") else "rw"
+            binds[mount["mountPath"]] = (host[mount["name"]], mode)
     return Confinement(
         root=image.root,
         user=f"{context['runAsUser']}:{context['runAsGroup']}",
@@ -126,19 +129,26 @@ def _command(image: Image, container: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: list[str]) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """A contained process, and the process that is 1 in its namespace, until the block is left."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        yield process
+        first = _child(process.pid)
+        try:
+            yield process, first
+        finally:
+            # Not left to --kill-child: changing the user takes back the kernel's promise of it.
+            os.kill(first, signal.SIGTERM)
+            assert process.wait(STOP_S) == 0, "the agent does not stop as it should"
     finally:
-        process.kill()  # and with it, by --kill-child, everything in its namespace
+        process.kill()
         process.wait()
 
 
 def _check_the_agent(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> None:
     confinement = _confine(image, container, host)
-    with _running(confinement.command(_command(image, container))) as process:
-        answer = json.loads(_ask(process))
+    with _running(confinement.command(_command(image, container))) as (process, first):
+        answer = json.loads(_ask(process, first))
         assert answer["uid"] == ["65532"] * 4, answer
         assert int(answer["capabilities"], 16) == 0, answer
         assert answer["new"] == "1", answer
@@ -147,13 +157,32 @@ def _check_the_agent(image: Image, container: Mapping[str, Any], host: Mapping[s
         socket = host["socket"] / "agent.sock"
         assert socket.stat().st_uid == 65532
         print(f"agent: {answer}", flush=True)
+        _check_a_client(image, host["socket"])
 
 
-def _ask(process: subprocess.Popen[bytes]) -> str:
+def _check_a_client(image: Image, folder: Path) -> None:
+    """Ask the agent by its socket as the warm Job does, and as a stranger."""
+
+    def status(user: str) -> str:
+        seen = {"/run/damselfly": (folder, "ro")}
+        client = Confinement(
+            root=image.root, user=user, environ=image.environ, is_read_only=True, binds=seen
+        )
+        return client.run([*image.entrypoint, "status", "--socket", "/run/damselfly/agent.sock"])
+
+    print(status("65532:65532"), end="", flush=True)
+    try:
+        status("65533:65533")
+    except subprocess.CalledProcessError:
+        print("strangers: refused", flush=True)
+        return
+    raise AssertionError("a stranger has commanded the agent")
+
+
+def _ask(process: subprocess.Popen[bytes], first: int) -> str:
     """Ask from within the agent's namespaces, until it is ready."""
     deadline = time.monotonic() + START_S
-    (child,) = _children(process.pid)
-    enter = ["nsenter", f"--target={child}", "--mount", "--net", "--pid", "--root", "--wd"]
+    enter = ["nsenter", f"--target={first}", "--mount", "--net", "--pid", "--root", "--wd"]
     while True:
         asked = subprocess.run(
             [*enter, "/opt/damselfly/bin/python", "-c", ASK],
@@ -169,13 +198,13 @@ def _ask(process: subprocess.Popen[bytes]) -> str:
         time.sleep(0.2)
 
 
-def _children(pid: int) -> list[int]:
+def _child(pid: int) -> int:
     deadline = time.monotonic() + START_S
     path = Path(f"/proc/{pid}/task/{pid}/children")
     while not (children := path.read_text().split()):
         assert time.monotonic() < deadline, "the namespace does not start"
         time.sleep(0.05)
-    return [int(child) for child in children]
+    return int(children[0])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ EVERYTHING: Document = {
     "image": {"digest": f"sha256:{'0' * 64}"},
     "imagePullSecrets": [{"name": "registry"}],
     "agent": {
+        "selectNodes": True,
         "settings": {"store": {"capacity_bytes": "500GiB", "high": 0.9}, "log": {"level": "debug"}},
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "seLinuxOptions": {"type": "spc_t"},

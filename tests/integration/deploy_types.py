@@ -6,7 +6,7 @@ fits here (its package brings pandas, pillow and a web server): what an Inferenc
 a pod is held to Kubernetes' types, and the rest is compared with the fields that KServe 0.20 has.
 """
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 from cloudcoil.models.cert_manager import v1 as cert_manager
 from cloudcoil.models.prometheus_operator import v1 as prometheus
 from pydantic import BaseModel, ValidationError

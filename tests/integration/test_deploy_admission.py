@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import celpy
 import pytest
+from celpy import celtypes
+from celpy.adapter import json_to_cel
 
 from tests.integration.deploy_chart import Document, only, rendered
 
@@ -19,9 +21,9 @@ WHO = "system:serviceaccount:damselfly:damselfly"
 
 
 def evaluate(expression: str, facts: Document) -> Any:
-    environment = celpy.Environment()
+    environment: Any = celpy.Environment()
     program = environment.program(environment.compile(expression))
-    return program.evaluate(cast(Any, celpy.json_to_cel(cast(Any, facts))))
+    return program.evaluate(cast(Any, json_to_cel(cast(Any, facts))))
 
 
 def objections(after: Document, before: Document = NODE, token_node: str = "node-7") -> list[str]:
@@ -57,12 +59,15 @@ def objections(after: Document, before: Document = NODE, token_node: str = "node
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in cast("list[Any]", value)]
-    if isinstance(value, dict):
-        items = cast("dict[Any, Any]", value).items()
-        return {str(key): _plain(item) for key, item in items}
-    return str(value)
+    match value:
+        case celtypes.ListType():
+            items: list[Any] = value
+            return [_plain(item) for item in items]
+        case celtypes.MapType():
+            pairs: dict[Any, Any] = value
+            return {str(key): _plain(item) for key, item in pairs.items()}
+        case _:
+            return str(value)
 
 
 def without_the_taint(node: Document) -> None:

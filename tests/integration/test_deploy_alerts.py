@@ -3,7 +3,7 @@
 import promql_parser
 import pytest
 
-from damselfly.metrics import Metrics
+from damselfly.metrics import DriverMetrics, Metrics
 from tests.integration.deploy_chart import VARIANTS, Document, only, rendered
 
 # What Prometheus and our relabelling add to every sample.
@@ -17,10 +17,17 @@ def alerts() -> list[Document]:
 
 def labels_by_metric() -> dict[str, dict[str, set[str]]]:
     table: dict[str, dict[str, set[str]]] = {"up": {}}
-    for name, _, spoken in Metrics().table:
+    for name, kind, spoken in [*Metrics().table, *DriverMetrics().table]:
         pairs = [part.partition("=") for part in spoken.split(", ") if part]
-        table[name] = {label: set(values.split("|")) for label, _, values in pairs}
+        labels = {label: set(values.split("|")) - {""} for label, _, values in pairs}
+        for suffix in ("_bucket", "_count", "_sum") if kind == "histogram" else ("",):
+            table[f"{name}{suffix}"] = labels
     return table
+
+
+def is_known(values: set[str], matcher: promql_parser.Matcher) -> bool:
+    """Whether a label can have the value; one without listed values can have any."""
+    return not values or matcher.value in values
 
 
 def selectors(expression: object) -> list[promql_parser.VectorSelector]:
@@ -54,8 +61,7 @@ def test_alerts_ask_for_metrics_and_labels_that_exist() -> None:
             labels = known[selector.name]
             for matcher in selector.matchers.matchers:
                 assert matcher.name in labels.keys() | ADDED, alert["expr"]
-                if matcher.name in labels:
-                    assert matcher.value in labels[matcher.name], alert["expr"]
+                assert is_known(labels.get(matcher.name, set()), matcher), alert["expr"]
 
 
 def test_an_expression_that_is_none_is_found() -> None:

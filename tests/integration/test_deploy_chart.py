@@ -39,8 +39,11 @@ SET_BY_THE_CHART = {
     "swarm.peers",
     "swarm.zone",
 }
-# The chart's socket is for the agent's user and group; a wider mode is nobody's business.
-NOT_FOR_CLUSTERS = {"agent.socket_mode"}
+# The socket is for the agent's user and group, and the pod sees no files of the host but its own.
+NOT_FOR_CLUSTERS = {"agent.socket_mode", "volumes.files"}
+
+
+NOTHING: Document = {}
 
 
 def described(schema: Document) -> Document:
@@ -144,6 +147,7 @@ def test_settings_become_what_the_agent_reads() -> None:
         "agent": {"drain_s": 15},
         "store": {"capacity_bytes": "500GiB", "low": 0.5},
         "log": {"format": "json"},
+        "warm": {"accept": "https://models/,https://more/"},
     }
 
     agent = container(rendered({"agent": {"settings": settings}}), "agent")
@@ -155,6 +159,7 @@ def test_settings_become_what_the_agent_reads() -> None:
     assert config.store.capacity_bytes == 500 << 30
     assert config.store.low == 0.5
     assert config.log.format == "json"
+    assert config.warm.accept.prefixes == ("https://models/", "https://more/")
 
 
 def container(objects: list[Document], name: str) -> Document:
@@ -186,13 +191,17 @@ def container(objects: list[Document], name: str) -> Document:
         (
             {
                 "provisioner": {"enabled": True},
-                "storageClasses": [{"name": "llama", "parameters": {}}],
+                "storageClasses": [{"name": "llama", "parameters": NOTHING}],
             },
             "model",
         ),
         (
             {"startupTaint": {"enabled": True}, "csi": {"selfRegister": False}},
             "needs csi.selfRegister",
+        ),
+        (
+            {"agent": {"selectNodes": True, "membership": "dns"}},
+            "needs agent.membership=kubernetes",
         ),
         ({"certificates": {"enabled": True}}, "issuerRef.name"),
         ({"monitoring": {"kind": "Monitor"}}, "monitoring/kind"),

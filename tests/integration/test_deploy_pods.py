@@ -158,7 +158,7 @@ def spread(group: str, resource: str, verbs: str) -> Rights:
     return {(group, resource, verb) for verb in verbs.split()}
 
 
-SLICES = spread("discovery.k8s.io", "endpointslices", "get list watch")
+SLICES = spread("discovery.k8s.io", "endpointslices", "list watch")
 PROVISIONER = (
     spread("", "persistentvolumes", "get list watch create patch delete")
     | spread("", "persistentvolumeclaims", "get list watch update")
@@ -175,6 +175,12 @@ CAPACITY = spread("storage.k8s.io", "csistoragecapacities", "get list watch crea
         (VARIANTS["least"], set[Any](), set[Any]()),
         ({"agent": {"zoneFromNode": False}}, SLICES, set[Any]()),
         ({"startupTaint": {"enabled": True}}, SLICES, spread("", "nodes", "get patch")),
+        ({"agent": {"selectNodes": True}}, SLICES, spread("", "nodes", "get list")),
+        (
+            {"agent": {"selectNodes": True, "zoneFromNode": False}},
+            SLICES,
+            spread("", "nodes", "list"),
+        ),
         (
             {**VARIANTS["least"], "provisioner": {"enabled": True}},
             CAPACITY | spread("", "pods", "get"),

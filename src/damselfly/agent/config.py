@@ -29,9 +29,9 @@ from damselfly.agent.settings import (
     PeerService,
     StoreSettings,
     SwarmSettings,
+    VolumeSettings,
     WarmSettings,
     ZoneOfNode,
-    VolumeSettings,
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError

@@ -67,6 +67,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if and .Values.startupTaint.enabled (not .Values.csi.selfRegister) -}}
 {{- fail "startupTaint.enabled needs csi.selfRegister: only who registers knows when the kubelet has accepted" -}}
 {{- end -}}
+{{- if and .Values.agent.selectNodes (ne .Values.agent.membership "kubernetes") -}}
+{{- fail "agent.selectNodes needs agent.membership=kubernetes: it tells which agent is on which node" -}}
+{{- end -}}
 {{- if and .Values.certificates.enabled (not .Values.certificates.issuerRef.name) -}}
 {{- fail "certificates.enabled needs certificates.issuerRef.name" -}}
 {{- end -}}
