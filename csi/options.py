@@ -32,6 +32,11 @@ class Limits:
     registration_interval_s: float = 2.0
     """Between two looks whether the registration socket is still there."""
 
+    @property
+    def absence_max_s(self) -> float:
+        """How long the agent may be away before a publish says so, instead of how far it is."""
+        return min(self.agent_patience_s, 0.8 * self.publish_wait_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

@@ -8,7 +8,6 @@ the driver.
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,15 +40,20 @@ def service(descriptor: ServiceDescriptor, methods: object, calls: Calls) -> grp
 
 
 class SocketServer:
-    """Answers on a unix socket while the context is entered; the file is gone afterwards."""
+    """Answers on a unix socket while the context is entered; the file is gone afterwards.
+
+    The socket is made under another name and renamed: it is there from the moment on in which
+    somebody answers, with its permissions, and an old one is replaced without a gap.
+    """
 
     def __init__(self, path: Path, services: Iterable[grpc.GenericRpcHandler]) -> None:
         self._path = path
         self._services = list(services)
         self._server: grpc.aio.Server | None = None
+        self._identity: tuple[int, int] | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen. A socket that is there is replaced: whoever made it is gone.
+        """Listen.
 
         Raises:
             ConfigError: The socket cannot be made.
@@ -58,19 +62,32 @@ class SocketServer:
             handlers=self._services,
             options=[("grpc.max_receive_message_length", REQUEST_BYTES_MAX)],
         )
+        aside = self._path.with_name(f".{os.getpid():x}")
         before = os.umask(0o077)  # Whoever may open the socket may mount: root alone.
         try:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            if self._path.is_socket():
-                self._path.unlink()
-            server.add_insecure_port(f"unix://{self._path}")
+            aside.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix://{aside}")
             await server.start()
+            status = aside.lstat()
+            aside.rename(self._path)
         except (OSError, RuntimeError) as exc:
+            aside.unlink(missing_ok=True)
             raise ConfigError(f"making the socket {self._path}") from exc
         finally:
             os.umask(before)
         self._server = server
+        self._identity = (status.st_dev, status.st_ino)
         return self
+
+    @property
+    def is_there(self) -> bool:
+        """Whoever opens the path reaches us."""
+        try:
+            status = self._path.lstat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
 
     async def __aexit__(
         self,
@@ -79,6 +96,6 @@ class SocketServer:
         traceback: TracebackType | None,
     ) -> None:
         assert self._server is not None
+        if self.is_there:  # And not a successor's.
+            self._path.unlink(missing_ok=True)
         await self._server.stop(FAREWELL_S)
-        with suppress(FileNotFoundError):
-            self._path.unlink()

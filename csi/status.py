@@ -11,6 +11,7 @@ The kubelet retries after any status at the same pace, but it cleans up by the c
 Hence the rule: as long as a pull, a lease, a record or a mount may be there, the code is not final.
 """
 
+import errno
 from enum import Enum
 
 from damselfly.errors import (
@@ -23,6 +24,7 @@ from damselfly.errors import (
     LocalProtocolError,
     NotFoundError,
     ProtocolError,
+    StoreFullError,
     StoreInUseError,
     UnavailableError,
     UnsupportedFormatError,
@@ -101,6 +103,10 @@ class RangeError(CSIError):
     code = Code.OUT_OF_RANGE
 
 
+class KernelError(CSIError):
+    """The system refuses a step of ours. INTERNAL: somebody must look."""
+
+
 class VolumeNotFoundError(CSIError):
     """No such volume here."""
 
@@ -135,6 +141,15 @@ def code_of(error: BaseException) -> Code:
         if isinstance(error, cls):
             return code
     return Code.INTERNAL
+
+
+def system_error(what: str, exc: OSError) -> DamselflyError:
+    """The error of a step that the system refused: raise it from `exc`."""
+    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreFullError(what)
+    if exc.errno == errno.ENOENT:
+        return PreconditionError(what)
+    return KernelError(what)
 
 
 def shortened(message: str) -> str:

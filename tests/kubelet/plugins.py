@@ -71,6 +71,8 @@ class Plugins:
         self._thread = threading.Thread(target=self._watch, name="plugins", daemon=True)
         self.refusals: list[str] = []
         """What was told to plugins that were not registered."""
+        self.registrations = 0
+        """How many times a plugin was registered."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
@@ -149,6 +151,7 @@ class Plugins:
         self._notify(path, registered=True, error="")
         with self._changed:
             seen.was_told = True
+            self.registrations += 1
             self._changed.notify_all()
 
     def _ask(self, path: Path) -> Driver:

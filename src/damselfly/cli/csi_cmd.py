@@ -175,6 +175,8 @@ def _options(given: Mapping[str, str]) -> "Options":
     def path(name: str) -> Path | None:
         return _absolute(name, given[name]) if name in given else None
 
+    if "remove_taint" in given and "self_register" not in given:
+        raise UsageError("--remove-taint waits for our registration: it needs --self-register")
     limits = Limits()
     if said := given.get("publish_wait"):
         try:

@@ -10,9 +10,12 @@ from damselfly.client.answers import (
     BadChunk,
     Cancelled,
     CancelRequest,
+    Capacity,
+    CapacityRequest,
     Collected,
     Diagnosis,
     HeldArtifact,
+    Opened,
     Progress,
     Pulled,
     PullRequest,
@@ -21,6 +24,7 @@ from damselfly.client.answers import (
     Verified,
     VerifyProgress,
     VerifyRequest,
+    VolumeRequest,
     Warmed,
     WarmProgress,
     WarmRequest,
@@ -64,6 +68,22 @@ class AgentClient:
         for item in self._stream("/v1/pulls", request, (Progress, Pulled)):
             assert isinstance(item, Progress | Pulled)
             yield item
+
+    def open_volume(self, request: VolumeRequest) -> Generator[Progress | Opened]:
+        """Prove, pull, lease and show a volume, and watch it; the last item is `Opened`.
+
+        Closing the iterator leaves the pull going, and the same request joins it.
+
+        Raises:
+            DamselflyError: It cannot be opened; there is no lease.
+        """
+        for item in self._stream("/v1/volumes", request, (Progress, Opened)):
+            assert isinstance(item, Progress | Opened)
+            yield item
+
+    def capacity(self, request: CapacityRequest) -> Capacity:
+        """How much could be stored, of anything or of one ref."""
+        return Capacity.parse(self._ask("POST", "/v1/capacity", request))
 
     def pulls(self) -> Sequence[Progress]:
         """The pulls that run."""
