@@ -109,7 +109,7 @@ class DNSPeers:
             try:
                 found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
             except OSError as exc:
-                logger.warning("peers.unresolved", extra={"name": self._name, "error": str(exc)})
+                logger.warning("peers.unresolved", extra={"host": self._name, "error": str(exc)})
             else:
                 listed = frozenset(join_address(str(each[4][0]), self._port) for each in found)
                 if listed != told:

@@ -45,13 +45,14 @@ class KubernetesPeers:
     async def changes(self) -> AsyncGenerator[frozenset[str]]:
         """The addresses, once they are known, and after every change. Never ends."""
         told: frozenset[str] | None = None
+        if self._core.has_listed:
+            yield (told := frozenset(self._core.view))
         async with aclosing(self._facts()) as facts:
             async for _ in facts:
                 self._complain_of_slices()
                 addresses = frozenset(self._core.view)
                 if addresses != told:
-                    told = addresses
-                    yield addresses
+                    yield (told := addresses)
 
     async def _facts(self) -> AsyncGenerator[None]:
         """Carry out commands; yields after everything that was learned."""

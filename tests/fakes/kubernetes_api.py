@@ -225,7 +225,9 @@ class KubernetesAPI:
         await runner.cleanup()
 
     async def come_back(self) -> None:
-        """Listen, on the same port as before."""
+        """Listen, on the same port as before; nothing to do if it never went away."""
+        if self._runner is not None:
+            return
         app = web.Application()
         slices = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         app.router.add_get(slices, self._slices)

@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from damselfly.model.digest import Digest
 from damselfly.p2p.actions import (
@@ -230,12 +231,12 @@ class World:
             limits=scenario.planner,
             now=now,
         )
-        node.planner.view_changed(self._view(), now)
+        node.planner.view_changed(self._view(node), now)
         self._drain(node)
 
-    def _view(self) -> list[AgentID]:
-        """What discovery tells: every agent that is not known to be dead."""
-        return [agent for agent, node in self.nodes.items() if not node.is_dead]
+    def _view(self, node: Node) -> list[AgentID]:
+        """What discovery tells an agent: every agent that is not known to be dead."""
+        return [agent for agent, other in self.nodes.items() if not other.is_dead]
 
     def _kill_home(self) -> None:
         alive = next(node for node in self.nodes.values() if node.planner is not None)
@@ -272,7 +273,7 @@ class World:
         node.is_dead = True
         for other in self.nodes.values():
             if other.is_alive and other.planner is not None:
-                other.planner.view_changed(self._view(), self.events.now)
+                other.planner.view_changed(self._view(other), self.events.now)
                 self._drain(other)
 
     # --- messages ------------------------------------------------------------------
@@ -389,18 +390,22 @@ class World:
         now = self.events.now
         if home.home is None:
             home.home_boots += 1
-            home.home = Home(
-                SWARM,
-                f"home-{home.home_boots}",
-                chunk_count=self.scenario.chunks,
-                limits=self.scenario.home,
-                now=now,
-            )
+            home.home = self._new_home(home)
         reply = home.home.reported(action.report, now)
         self.check_home(home.home)
         self._drain_home(home)
         delay_s = 0.0 if home is node else self._delay()
         self._later(delay_s, self._reply_arrives, node, action, reply)
+
+    def _new_home(self, node: Node, *, is_open: bool = True) -> Home:
+        return Home(
+            SWARM,
+            f"home-{node.home_boots}",
+            chunk_count=self.scenario.chunks,
+            limits=self.scenario.home,
+            is_open=is_open,
+            now=self.events.now,
+        )
 
     def _reply_arrives(self, node: Node, action: SendReport, reply: Reply) -> None:
         if node.planner is not None and node.is_alive:
@@ -686,7 +691,7 @@ class World:
         """Everybody honest who lives has what it wants."""
         return all(node.planner is not None and node.finished_s is not None for node in self.honest)
 
-    def run(self) -> "World":
+    def run(self) -> Self:
         """Let it happen, until everybody is done or time is up."""
         end_s = self.scenario.time_max * self.scenario.bound_s + 60.0
         steps = 0

@@ -1,39 +1,45 @@
 """Addresses from files and names."""
 
+import asyncio
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from damselfly.errors import ConfigError
-from damselfly.p2p.discovery import DNSPeers, FilePeers, check_address
+from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, check_address
 
 
-async def test_a_peer_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+async def first(source: PeerSource) -> frozenset[str]:
+    async with asyncio.timeout(10), aclosing(source.changes()) as changes:
+        return await anext(changes)
+
+
+async def test_a_peer_file_has_comments_and_nonsense_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "peers"
     path.write_text("10.0.0.1:7400  # the first\n\n10.0.0.2:7400\nnonsense\n")
-    source = FilePeers(path)
 
-    before = await source.addresses()
-    path.write_text("10.0.0.3:7400\n")
-    after = await source.addresses()
-
-    assert before == {"10.0.0.1:7400", "10.0.0.2:7400"}
-    assert after == {"10.0.0.3:7400"}
+    assert await first(FilePeers(path)) == {"10.0.0.1:7400", "10.0.0.2:7400"}
 
 
-async def test_a_peer_file_that_vanishes_keeps_the_last_answer(tmp_path: Path) -> None:
+async def test_a_peer_file_that_is_not_there_yet_lists_nobody_until_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "peers"
-    path.write_text("10.0.0.1:7400\n")
-    source = FilePeers(path)
-    await source.addresses()
+    async with aclosing(FilePeers(path, poll_interval_s=0.01).changes()) as changes:
+        told = asyncio.ensure_future(anext(changes))
+        await asyncio.wait({told}, timeout=0.1)
+        is_silent = not told.done()
 
-    path.unlink()
+        path.write_text("10.0.0.1:7400\n")
 
-    assert await source.addresses() == {"10.0.0.1:7400"}
+        assert await asyncio.wait_for(told, 10) == {"10.0.0.1:7400"}
+    assert is_silent
+    assert [each.message for each in caplog.records] == ["peers.unreadable"]
 
 
 async def test_a_name_becomes_addresses() -> None:
-    assert "127.0.0.1:7400" in await DNSPeers("localhost", 7400).addresses()
+    assert "127.0.0.1:7400" in await first(DNSPeers("localhost", 7400))
 
 
 @pytest.mark.parametrize("text", ["a:1", "10.0.0.1:65535", "[::1]:7400", "node-7.svc:7400"])
