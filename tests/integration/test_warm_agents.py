@@ -231,6 +231,40 @@ def test_a_node_that_restarts_in_the_middle_is_asked_again(
     assert all(holds(agent, model) for agent in (agents[0], agents[1], anew, agents[3]))
 
 
+def test_the_nodes_go_on_when_the_agent_that_leads_is_killed(fleet: Fleet, model: Path) -> None:
+    origin = served(fleet, model, *SLOW)
+    agents = started(fleet, 3, *WILLING)
+    leader = agents[0]
+    watcher = warming(leader, origin.url, "--all")
+    until(lambda: all(map(is_pulling, agents)), "everybody begins")
+
+    leader.process.kill()
+    _, said = watcher.communicate(timeout=60)
+    goes_on = [len(agent.client.pulls()) for agent in agents[1:]]
+    addresses = [agent.address for agent in agents]
+    anew = fleet.start_agent("n0", leader.address, addresses, *WILLING)
+    anew.wait_until_ready()
+    joined = warm(anew, origin.url, "--agents", ",".join(addresses), "--json")
+
+    assert watcher.returncode == 33, said
+    assert goes_on == [1, 1]
+    assert joined.returncode == 0, joined.stderr
+    assert all(holds(agent, model) for agent in (anew, *agents[1:]))
+
+
+def test_a_pull_that_is_cancelled_on_its_node_is_told_apart(fleet: Fleet, model: Path) -> None:
+    origin = served(fleet, model, *SLOW)
+    agents = started(fleet, 2, *WILLING)
+    watcher = warming(agents[0], origin.url, "--all", "--json")
+    until(lambda: all(map(is_pulling, agents)), "both begin")
+
+    agents[1].client.cancel(origin.url)
+    out, _ = watcher.communicate(timeout=120)
+
+    assert watcher.returncode == 80
+    assert states(out) == {agents[0].address: "done", agents[1].address: "cancelled"}
+
+
 def test_an_interrupted_warm_up_goes_on_and_is_joined(fleet: Fleet, model: Path) -> None:
     origin = served(fleet, model, *SLOW)
     agents = started(fleet, 3, *WILLING)

@@ -77,5 +77,4 @@ def _checked(word: str) -> str:
 
 def _is_below(location: str, prefix: str) -> bool:
     # `https://host/models` means that directory, and not `https://host/models-of-others`.
-    below = prefix if prefix.endswith("/") else prefix + "/"
-    return location == prefix or location.startswith(below)
+    return f"{location}/".startswith(prefix if prefix.endswith("/") else f"{prefix}/")

@@ -32,7 +32,6 @@ from damselfly.cli.terminal import (
 from damselfly.client.answers import WarmNode, WarmProgress
 
 ROWS_MAX = 8
-FAILED_ROWS_MAX = 3
 PLAIN_INTERVAL_S = 5.0
 WINDOW_S = 4.0  # rates are means over this: steadier than the eye, quicker than patience
 BAR_CELLS_MIN = 8
@@ -141,15 +140,18 @@ class Board:
     def _choose(self, nodes: Sequence[WarmNode], count: int) -> list[WarmNode]:
         if len(nodes) <= count:
             return list(nodes)
-        failed = [node for node in nodes if node.state in FAILED][: min(count, FAILED_ROWS_MAX)]
-        slowest = sorted((n for n in nodes if n.state not in OVER), key=_how_far)
-        count -= len(failed)
+        troubled = [node for node in nodes if node.state == "trying"]
+        troubled += [node for node in nodes if node.state in FAILED]
+        # Many that are dead must not hide how those get on that live.
+        troubled = troubled[: count // 2]
+        count -= len(troubled)
+        slowest = sorted((n for n in nodes if n.state in {"waiting", "pulling"}), key=_how_far)
         near = slowest[: 2 * count]
         kept = [node for node in near if node.agent in self._chosen][:count]
         fresh = [node for node in near if node.agent not in self._chosen][: count - len(kept)]
         chosen = {node.agent for node in (*kept, *fresh)}
         self._chosen = frozenset(chosen)
-        chosen.update(node.agent for node in failed)
+        chosen.update(node.agent for node in troubled)
         return [node for node in nodes if node.agent in chosen]
 
     def _row(self, node: WarmNode, name_cells: int, width: int) -> str:
@@ -161,6 +163,7 @@ class Board:
             room = max(0, width - name_cells - 2)
             return f"{name}  {self._paint(note[:room], colour)}"[: None if room else width]
         rate = self._rate(node.agent)
+        left_s = _left_s(node, rate)
         doing = {"done": "done", "waiting": "waiting"}.get(node.state, node.phase)
         if node.waiting_for and node.state == "pulling":
             doing = f"waiting for {plain(node.waiting_for)}"
@@ -169,7 +172,7 @@ class Board:
             (8, share_text(node.bytes_done, node.bytes_total) if node.bytes_total else "", ""),
             (7, bytes_text(node.bytes_total) if node.bytes_total else "", ""),
             (6, rate_text(rate) if node.state == "pulling" and rate else "", ""),
-            (4, _left(node, rate), ""),
+            (4, countdown_text(left_s) if left_s else "", ""),
             (5, plain(doing), STATE_COLOURS.get(node.state, "")),
         ]
         widths = (name_cells, 4, 8, 10, 5, 0)
@@ -206,11 +209,11 @@ class Board:
         facts = _Facts.of(nodes)
         rate = self._rate()
         parts = [
-            (9, "warming", BOLD),
-            (8, facts.share, ""),
-            (7, facts.counts, ""),
+            (7, "warming", BOLD),
+            (9, facts.share, ""),
+            (8, facts.counts, ""),
             (6, rate_text(rate) if rate else "", ""),
-            (5, f"{left} left" if (left := facts.left(rate)) else "", ""),
+            (5, f"{left} left" if (left := self._left_of_all(nodes)) else "", ""),
             (4, facts.origin, YELLOW),
         ]
         return self._fitted([part for part in parts if part[1]], width)
@@ -218,7 +221,7 @@ class Board:
     def _plain_line(self, nodes: Sequence[WarmNode]) -> str:
         facts = _Facts.of(nodes)
         rate = self._rate()
-        left = facts.left(rate)
+        left = self._left_of_all(nodes)
         parts = [
             f"warming {facts.share}",
             facts.counts,
@@ -236,6 +239,11 @@ class Board:
             )
             parts.append(f"slowest {' '.join(names)}")
         return ", ".join(part for part in parts if part)
+
+    def _left_of_all(self, nodes: Sequence[WarmNode]) -> str:
+        """All are done when the slowest is."""
+        left_s = max((_left_s(node, self._rate(node.agent)) for node in nodes), default=0.0)
+        return countdown_text(left_s) if left_s else ""
 
     def _rate(self, agent: str | None = None) -> float:
         (then_s, then), (now_s, now) = self._window[0], self._window[-1]
@@ -255,7 +263,6 @@ class _Facts(NamedTuple):
     share: str
     counts: str
     origin: str
-    bytes_left: int
 
     @classmethod
     def of(cls, nodes: Sequence[WarmNode]) -> "_Facts":
@@ -274,20 +281,16 @@ class _Facts(NamedTuple):
             share=share_text(done, total) if total else "0%",
             counts=", ".join((f"{counts['done']} of {len(nodes)} done", *others)),
             origin=f"origin {bytes_text(origin)}" if origin else "",
-            bytes_left=total - done,
         )
-
-    def left(self, rate: float) -> str:
-        return countdown_text(self.bytes_left / rate) if rate > 0 and self.bytes_left > 0 else ""
 
 
 def _name(node: WarmNode) -> str:
     return plain(node.node or node.agent)
 
 
-def _left(node: WarmNode, rate: float) -> str:
+def _left_s(node: WarmNode, rate: float) -> float:
     left = node.bytes_total - node.bytes_done
-    return countdown_text(left / rate) if node.state == "pulling" and rate > 0 and left > 0 else ""
+    return left / rate if node.state == "pulling" and rate > 0 and left > 0 else 0.0
 
 
 def _how_far(node: WarmNode) -> tuple[bool, float, str]:
