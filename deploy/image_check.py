@@ -1,13 +1,14 @@
 """Proves the image without an engine: builds it in a chroot, and runs the pod's containers there.
 
-Each container of deploy/kubernetes/daemonset.yaml that needs no kubelet is run with its own
-arguments, user, capabilities and read-only root file system, on directories that stand for the
-host's. Needs root, Debian's mirror and a package index; takes minutes.
+Each container of deploy/kubernetes/daemonset.yaml is run with its own arguments, user, capabilities
+and read-only root file system, on directories that stand for the host's. It needs root, Debian's
+mirror and a package index, and takes a minute or two.
 """
 
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -32,12 +33,13 @@ IMAGE_BYTES_MAX = 200 << 20
 # Without a cluster there is neither an API to ask for peers nor a node to ask for its zone.
 ALONE = {"--peers": "127.0.0.1:7460", "--zone": "here"}
 
+# Asked of whoever is process 1: the port, and the path that says that it is up.
 ASK = """
-import json, os, sys, urllib.request
+import json, sys, urllib.request
 def get(path):
-    with urllib.request.urlopen("http://127.0.0.1:9464" + path, timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}{path}", timeout=5) as answer:
         return answer.read().decode()
-get("/readyz")
+get(sys.argv[2])
 status = dict(line.split(":", 1) for line in open("/proc/1/status") if ":" in line)
 try:
     open("/etc/written", "w")
@@ -61,7 +63,7 @@ def main() -> int:
         print("building", flush=True)
         image = build(work / "base", work)
         _check_what_is_in_it(image)
-        host = {"store": work / "store", "socket": work / "socket"}
+        host = {name: work / name for name in ("store", "socket", "plugin", "pods", "registration")}
         for path in host.values():
             path.mkdir(mode=0o755)
         containers = _containers()
@@ -69,6 +71,7 @@ def main() -> int:
             _confine(image, containers[name], host).run(_command(image, containers[name]))
             print(f"{name}: done", flush=True)
         _check_the_agent(image, containers["agent"], host)
+        _check_the_driver(image, containers["csi"], host)
     print("the image is as it should be")
     return 0
 
@@ -98,8 +101,11 @@ def _check_what_is_in_it(image: Image) -> None:
 def _confine(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> Confinement:
     """A container's confinement, as its securityContext has it."""
     context = container["securityContext"]
-    assert context["capabilities"]["drop"] == ["ALL"]
-    assert context["allowPrivilegeEscalation"] is False
+    capabilities = None
+    if not context.get("privileged"):
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert context["allowPrivilegeEscalation"] is False
+        capabilities = context["capabilities"].get("add", ())
     binds: dict[str, tuple[Path, str]] = {}
     for mount in container["volumeMounts"]:
         if mount["name"] in host:
@@ -112,7 +118,7 @@ def _confine(image: Image, container: Mapping[str, Any], host: Mapping[str, Path
         user=f"{context['runAsUser']}:{context['runAsGroup']}",
         environ=image.environ,
         is_read_only=context["readOnlyRootFilesystem"],
-        capabilities=context["capabilities"].get("add", ()),
+        capabilities=capabilities,
         binds=binds,
     )
 
@@ -139,7 +145,7 @@ def _running(command: list[str]) -> Generator[tuple[subprocess.Popen[bytes], int
         finally:
             # Not left to --kill-child: changing the user takes back the kernel's promise of it.
             os.kill(first, signal.SIGTERM)
-            assert process.wait(STOP_S) == 0, "the agent does not stop as it should"
+            assert process.wait(STOP_S) == 0, "it does not stop as it should"
     finally:
         process.kill()
         process.wait()
@@ -148,7 +154,7 @@ def _running(command: list[str]) -> Generator[tuple[subprocess.Popen[bytes], int
 def _check_the_agent(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> None:
     confinement = _confine(image, container, host)
     with _running(confinement.command(_command(image, container))) as (process, first):
-        answer = json.loads(_ask(process, first))
+        answer = json.loads(_ask(process, first, "9464", "/readyz"))
         assert answer["uid"] == ["65532"] * 4, answer
         assert int(answer["capabilities"], 16) == 0, answer
         assert answer["new"] == "1", answer
@@ -179,13 +185,28 @@ def _check_a_client(image: Image, folder: Path) -> None:
     raise AssertionError("a stranger has commanded the agent")
 
 
-def _ask(process: subprocess.Popen[bytes], first: int) -> str:
-    """Ask from within the agent's namespaces, until it is ready."""
+def _check_the_driver(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> None:
+    """It listens for the kubelet, and waits to be registered; there is no kubelet here."""
+    confinement = _confine(image, container, host)
+    with _running(confinement.command(_command(image, container))) as (process, first):
+        answer = json.loads(_ask(process, first, "9465", "/healthz"))
+        assert answer["written"] == "OSError 30", answer  # EROFS, root or not
+        assert answer["metrics"] > 0, answer
+        sockets = [
+            host["plugin"] / "csi.sock",
+            host["registration"] / "csi.damselfly.dev-reg.sock",
+        ]
+        assert all(stat.S_ISSOCK(path.stat().st_mode) for path in sockets)
+        print(f"csi: {answer}", flush=True)
+
+
+def _ask(process: subprocess.Popen[bytes], first: int, port: str, path: str) -> str:
+    """Ask from within a container's namespaces, until it answers."""
     deadline = time.monotonic() + START_S
     enter = ["nsenter", f"--target={first}", "--mount", "--net", "--pid", "--root", "--wd"]
     while True:
         asked = subprocess.run(
-            [*enter, "/opt/damselfly/bin/python", "-c", ASK],
+            [*enter, "/opt/damselfly/bin/python", "-c", ASK, port, path],
             capture_output=True,
             text=True,
             check=False,
@@ -194,7 +215,7 @@ def _ask(process: subprocess.Popen[bytes], first: int) -> str:
         if asked.returncode == 0:
             return asked.stdout
         if process.poll() is not None or time.monotonic() > deadline:
-            raise AssertionError(f"the agent does not get ready: {asked.stderr}")
+            raise AssertionError(f"it does not get ready: {asked.stderr}")
         time.sleep(0.2)
 
 

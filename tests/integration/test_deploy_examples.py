@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from damselfly.csi.volume import parse_credentials, parse_source
 from tests.integration.deploy_chart import (
     DEPLOY,
     Document,
@@ -21,8 +22,6 @@ FOLDER = DEPLOY / "examples"
 VALUES = {"llm-d-values.yaml"}  # of somebody else's chart: no objects
 MANIFESTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name not in VALUES)
 
-# What the driver reads from volumeAttributes and a StorageClass's parameters.
-ATTRIBUTES = {"model", "include", "exclude", "layout", "mode"}
 SECRETS = r"csi\.storage\.k8s\.io/node-publish-secret-(name|namespace)"
 
 
@@ -81,20 +80,27 @@ def inline_volumes() -> Iterator[Document]:
                     yield volume["csi"]
 
 
-def test_inline_volumes_are_read_only_and_say_only_what_the_driver_knows() -> None:
+def test_inline_volumes_are_read_only_and_the_driver_reads_them() -> None:
     found = list(inline_volumes())
 
     assert found
     for volume in found:
         assert volume["readOnly"] is True
-        assert volume["volumeAttributes"].keys() <= ATTRIBUTES
-        assert "model" in volume["volumeAttributes"]
+        parse_source(volume["volumeAttributes"], allows_files=False)
+
+
+def test_the_driver_finds_credentials_in_every_secret() -> None:
+    secrets = [one["stringData"] for _, one in every_object() if one["kind"] == "Secret"]
+
+    assert secrets
+    assert all(parse_credentials(secret) is not None for secret in secrets)
 
 
 def test_the_inline_volume_is_the_one_of_the_issue() -> None:
     (volume,) = inline_volumes()
 
-    assert re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}", volume["volumeAttributes"]["model"])
+    assert volume.keys() == {"driver", "readOnly", "volumeAttributes", "nodePublishSecretRef"}
+    assert volume["volumeAttributes"].keys() == {"model", "include", "layout"}
     assert volume["volumeAttributes"]["include"] == "*.safetensors,*.json"
     assert volume["volumeAttributes"]["layout"] in {"plain", "hf-cache"}
     secrets = [one["metadata"]["name"] for _, one in every_object() if one["kind"] == "Secret"]
@@ -115,7 +121,7 @@ def test_persistent_volumes_have_a_handle_each_and_a_claim_that_is_theirs() -> N
     for volume in volumes:
         spec = volume["spec"]
         assert spec["csi"]["driver"] == DRIVER
-        assert spec["csi"]["volumeAttributes"].keys() <= ATTRIBUTES
+        parse_source(spec["csi"]["volumeAttributes"], allows_files=False)
         assert spec["accessModes"] == ["ReadOnlyMany"]
         assert spec["persistentVolumeReclaimPolicy"] == "Retain"
         claim = claims[spec["claimRef"]["namespace"], spec["claimRef"]["name"]]
@@ -124,15 +130,18 @@ def test_persistent_volumes_have_a_handle_each_and_a_claim_that_is_theirs() -> N
         assert claim["storageClassName"] == spec["storageClassName"] == ""
 
 
-def test_storage_classes_wait_for_their_pod_and_say_only_what_the_driver_knows() -> None:
+def test_storage_classes_wait_for_their_pod_and_the_driver_reads_them() -> None:
     classes = [one for _, one in every_object() if one["kind"] == "StorageClass"]
 
     assert classes
     for one in classes:
         assert one["provisioner"] == DRIVER
         assert one["volumeBindingMode"] == "WaitForFirstConsumer"
-        own = {key for key in one["parameters"] if not re.fullmatch(SECRETS, key)}
-        assert "model" in own <= ATTRIBUTES
+        # The provisioner keeps the keys that name Secrets to itself.
+        own = {
+            key: value for key, value in one["parameters"].items() if not re.fullmatch(SECRETS, key)
+        }
+        parse_source(own, allows_files=False)
 
 
 def test_claims_that_are_mounted_are_mounted_read_only() -> None:
