@@ -87,6 +87,7 @@ class KubernetesConnection:
         self._service_account = service_account
         self._client_module = _module("kubernetes_asyncio.client")
         self._config_module = _module("kubernetes_asyncio.config")
+        self._yaml_module = _module("yaml")
         self._client: Any = None
         self._lock = asyncio.Lock()
 
@@ -184,6 +185,8 @@ class KubernetesConnection:
 
     async def _configure(self, configuration: object) -> None:
         config = self._config_module
+        # Whatever a file has that is not what the library expects.
+        unusable = (OSError, ValueError, TypeError, KeyError, AttributeError)
         kubeconfig = self._environ.get("KUBECONFIG") or None
         try:
             if kubeconfig is None and self._environ.get("KUBERNETES_SERVICE_HOST"):
@@ -199,7 +202,7 @@ class KubernetesConnection:
                     client_configuration=configuration,
                     persist_config=False,
                 )
-        except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as exc:
+        except (config.ConfigException, self._yaml_module.YAMLError, *unusable) as exc:
             where = f"$KUBECONFIG, {kubeconfig}" if kubeconfig else "the pod, or ~/.kube/config"
             raise ConfigError(f"finding the API server of Kubernetes by {where}") from exc
 
