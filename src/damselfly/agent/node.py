@@ -96,8 +96,7 @@ class LocalNode:
     async def pull(self, request: PullRequest) -> AsyncIterator[Progress | Pulled]:
         """Start or join a pull, and watch it."""
         pull = self._started(request)
-        pull.watcher_count += 1
-        try:
+        with pull.watched():
             while not pull.ended.is_set():
                 yield pull.progress()
                 waiter = asyncio.ensure_future(pull.ended.wait())
@@ -105,8 +104,6 @@ class LocalNode:
                     await asyncio.wait({waiter}, timeout=PROGRESS_INTERVAL_S)
                 finally:
                     waiter.cancel()
-        finally:
-            pull.watcher_count -= 1
         if pull.failure is not None:
             raise pull.failure
         assert pull.outcome is not None

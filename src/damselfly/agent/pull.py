@@ -7,9 +7,9 @@ A pull belongs to the agent, not to who asked for it: watchers come and go.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,6 +88,15 @@ class Pull:
     def key(self) -> PullRequest:
         """Equal for pulls that are one."""
         return self.request
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Count somebody who waits for it: what nobody waits for may be given up."""
+        self.watcher_count += 1
+        try:
+            yield
+        finally:
+            self.watcher_count -= 1
 
     def progress(self) -> Progress:
         """How far it has come."""
