@@ -171,16 +171,19 @@ class Watching(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """With a server that works, the view becomes what the server has."""
-        self.watching = None
+        if self.watching is not None:
+            self.is_cut(in_order=False, is_version_bad=False, jitter=0.0)
         for _ in range(20):
-            self.acts(works=True, jitter=0.0)
-            if self.watching is not None:
-                if self.is_behind:
-                    self.is_cut(in_order=False, is_version_bad=True, jitter=0.0)
-                    continue
-                self.is_told(count=1000, again=False)
-                break
+            self._catch_up()
         assert set(self.core.view) == self.server.seen()
+
+    def _catch_up(self) -> None:
+        if self.watching is None:
+            self.acts(works=True, jitter=0.0)
+        elif self.is_behind:
+            self.is_cut(in_order=False, is_version_bad=True, jitter=0.0)
+        else:
+            self.is_told(count=1000, again=False)
 
 
 Watching.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

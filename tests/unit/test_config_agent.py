@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from damselfly.agent.config import AgentConfig, PeerFile, PeerList, PeerName, load_config
+from damselfly.agent.config import (
+    AgentConfig,
+    PeerFile,
+    PeerList,
+    PeerName,
+    PeerService,
+    ZoneOfNode,
+    load_config,
+)
 from damselfly.agent.quantities import (
     parse_bytes,
     parse_count,
@@ -18,6 +26,7 @@ from damselfly.agent.quantities import (
 )
 from damselfly.agent.settings import SETTINGS
 from damselfly.errors import ConfigError, explain
+from damselfly.p2p.kubernetes_names import ServiceName
 
 GIB = 1 << 30
 NEEDED = {"agent.listen": "127.0.0.1:7460", "store.path": "/models"}
@@ -213,10 +222,24 @@ class TestPeers:
             ("", PeerList()),
             ("file:/etc/peers", PeerFile(Path("/etc/peers"))),
             ("dns:agents.models.svc:7460", PeerName("agents.models.svc", 7460)),
+            ("k8s:models/agents", PeerService(ServiceName("models", "agents"))),
         ],
     )
     def test_peers_are_a_list_a_file_or_a_name(self, text: str, value: object) -> None:
         assert loaded({"swarm.peers": text}).swarm.peers == value
+
+    @pytest.mark.parametrize(
+        "text", ["k8s:", "k8s:agents", "k8s:a/b/c", "k8s:A/b", "k8s:a/-b", "k8s:a/b:7460", "k8s:/"]
+    )
+    def test_a_service_has_a_namespace_and_a_name(self, text: str) -> None:
+        assert "swarm.peers" in refused({"swarm.peers": text})
+
+    def test_what_names_a_service_is_shown_as_it_was_given(self) -> None:
+        rows = loaded({"swarm.peers": "k8s:models/agents", "swarm.zone": "k8s:node-7"}).effective()
+
+        shown = {key: value for key, value, _ in rows}
+        assert shown["swarm.peers"] == "k8s:models/agents"
+        assert shown["swarm.zone"] == "k8s:node-7"
 
     def test_a_file_may_list_them_in_toml(self, tmp_path: Path) -> None:
         file = toml(tmp_path, '[swarm]\npeers = ["a:1", "b:2"]')
@@ -228,6 +251,18 @@ class TestPeers:
 
         assert config.store.path == Path.cwd() / "models"
         assert config.swarm.peers == PeerFile(Path.cwd() / "peers")
+
+
+class TestZone:
+    @pytest.mark.parametrize("node", ["node-7", "ip-10-0-0-1.eu-west-1.compute.internal", "7"])
+    def test_a_zone_may_be_that_of_a_node(self, node: str) -> None:
+        config = loaded(environ={"DAMSELFLY_SWARM_ZONE": f"k8s:{node}"})
+
+        assert config.swarm.zone == ZoneOfNode(node)
+
+    @pytest.mark.parametrize("node", ["", "$(NODE_NAME)", "a b", "Node", ".", "a..b", "a" * 254])
+    def test_a_node_that_cannot_be_is_refused(self, node: str) -> None:
+        assert "swarm.zone" in refused({"swarm.zone": f"k8s:{node}"})
 
 
 class TestAdvertise:

@@ -1,6 +1,6 @@
 """The core of the watch on a Service's EndpointSlices: what it asks for next, and whom it sees."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -32,7 +32,7 @@ def made(
     return {
         "metadata": {"name": name, "resourceVersion": version},
         "addressType": family,
-        "ports": list(ports) if isinstance(ports, tuple) else ports,
+        "ports": list(cast("tuple[object, ...]", ports)) if isinstance(ports, tuple) else ports,
         "endpoints": endpoints,
     }
 
@@ -41,6 +41,21 @@ def listed(*slices: object, version: str = "10", prefers_ipv6: bool = False) -> 
     core = EndpointSlices(prefers_ipv6=prefers_ipv6)
     core.listed(slices, version, 0.0)
     return core
+
+
+NONSENSE: list[object] = [
+    None,
+    [],
+    {},
+    {"metadata": {}},
+    {"metadata": {"name": "", "resourceVersion": "1"}},
+    {"metadata": {"name": "s"}},
+    {"metadata": {"name": "s", "resourceVersion": 7}},
+    made() | {"endpoints": {}},
+    made() | {"endpoints": [7]},
+    made() | {"ports": 7},
+    made("s", *(["10.0.0.1"] * 1001)),
+]
 
 
 class TestWhoIsSeen:
@@ -127,22 +142,7 @@ class TestWhoIsSeen:
 
         assert listed(value).view == {}
 
-    @pytest.mark.parametrize(
-        "value",
-        [
-            None,
-            [],
-            {},
-            {"metadata": {}},
-            {"metadata": {"name": "", "resourceVersion": "1"}},
-            {"metadata": {"name": "s"}},
-            {"metadata": {"name": "s", "resourceVersion": 7}},
-            made() | {"endpoints": {}},
-            made() | {"endpoints": [7]},
-            made() | {"ports": 7},
-            made("s", *["10.0.0.1"] * 1001),
-        ],
-    )
+    @pytest.mark.parametrize("value", NONSENSE)
     def test_what_is_no_slice_is_refused(self, value: object) -> None:
         with pytest.raises(RemoteProtocolError):
             EndpointSlice.parse(value)

@@ -80,6 +80,48 @@ def test_somebody_who_was_not_asked_cannot_change_what_is_told() -> None:
     assert home.reported(said(RefNews.ASK, "b"), 0.6).plan is None
 
 
+def test_a_closed_home_tells_nobody_to_resolve_until_it_is_opened() -> None:
+    home = RefHome(is_open=False)
+
+    early = home.reported(said(RefNews.ASK, "a"), 0.0)
+    home.opened()
+
+    assert early == RefReply(retry_after_s=RefLimits().retry_after_s)
+    assert home.reported(said(RefNews.ASK, "b"), 0.5).must_resolve
+    assert not home.reported(said(RefNews.ASK, "a"), 0.6).must_resolve
+
+
+def test_a_closed_home_learns_who_is_at_it_and_waits_for_that_one() -> None:
+    home = RefHome(is_open=False)
+    home.reported(said(RefNews.RESOLVING, "a"), 0.0)
+
+    home.opened()
+    meanwhile = home.reported(said(RefNews.ASK, "b"), 0.5)
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 1.0)
+
+    assert not meanwhile.must_resolve
+    assert home.reported(said(RefNews.ASK, "b"), 1.1).plan == PLAN
+
+
+def test_resolving_keeps_a_resolver_from_being_given_up() -> None:
+    home = RefHome(RefLimits(resolving_s=30.0))
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.reported(said(RefNews.RESOLVING, "a"), 25.0)
+
+    assert not home.reported(said(RefNews.ASK, "b"), 50.0).must_resolve
+
+
+def test_a_second_resolver_does_not_replace_the_first() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.reported(said(RefNews.RESOLVING, "b"), 1.0)
+    home.reported(said(RefNews.PLANNED, "b", Digest.of(b"other")), 2.0)
+
+    assert home.reported(said(RefNews.ASK, "c"), 3.0).plan is None
+
+
 @pytest.mark.parametrize("news", list(RefNews))
 def test_reports_survive_the_wire(news: RefNews) -> None:
     report = said(news, "a", PLAN, ARTIFACT)
