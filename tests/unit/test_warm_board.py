@@ -185,7 +185,11 @@ node = st.builds(
 @given(
     width=st.integers(4, 200),
     height=st.integers(1, 30),
-    moments=st.lists(st.lists(node, min_size=1, max_size=30), min_size=1, max_size=4),
+    moments=st.lists(
+        st.lists(node, min_size=1, max_size=30, unique_by=lambda one: one.agent),
+        min_size=1,
+        max_size=4,
+    ),
 )
 def test_no_board_is_ever_wider_or_higher_than_the_terminal(
     width: int, height: int, moments: list[list[WarmNode]]

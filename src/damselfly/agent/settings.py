@@ -380,10 +380,10 @@ class WarmSettings:
         Accept,
         Setting(
             "--warm-accept",
-            "none|all|PREFIX,...",
+            "PREFIXES",
             _accept,
-            "which refs peers may order this node to pull (`damselfly warm`);"
-            " nobody may make it read origins unless you say so",
+            "none, all, or PREFIX,... of the refs that peers may order this node to pull"
+            " (`damselfly warm`); nobody may make it read origins unless you say so",
         ),
     ] = NOTHING
     patience_s: Annotated[
