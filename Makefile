@@ -4,13 +4,15 @@
 # make sim     the simulator's figures (RNG_SEED=n WORLD=name replays a world)
 # make proto   compiles csi/proto after a change there
 # make bench   every figure that README quotes (namespaces need root)
+# make manifests    deploy/kubernetes, rendered from the chart
+# make image-check  runs the Dockerfile's steps in a chroot, and its agent (root, network, minutes)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SIZE ?= 1GiB
 
-.PHONY: demo test check proto sim bench format clean
+.PHONY: demo test check proto sim bench manifests image-check format clean
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +42,12 @@ sim: $(VENV)/.done
 
 bench: $(VENV)/.done
 	$(BIN)/python -m bench
+
+manifests: $(VENV)/.done
+	$(BIN)/python -m deploy.manifests
+
+image-check: $(VENV)/.done
+	$(BIN)/python -m deploy.image_check
 
 format: $(VENV)/.done
 	$(BIN)/ruff check --fix .

@@ -17,7 +17,7 @@ from damselfly.metrics import DriverMetrics, Metrics
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("p2p", "cache", "csi")
-CODE = ("src", "bench", *ROOMS)  # the links in src are not followed
+CODE = ("src", "bench", "deploy", *ROOMS)  # the links in src are not followed
 README = (ROOT / "README.md").read_text()
 
 # STYLE's right-hand columns, as far as they mean nothing else here, and what is used instead.
