@@ -2,7 +2,7 @@
 
 A source tells what it sees, first and whenever that changes. An unreadable file or an unanswered
 name keeps the last answer, because an outage of discovery must not dissolve the swarm.
-`kubernetes_peers.py` has one more.
+`kubernetes/peers.py` has one more.
 """
 
 import asyncio

@@ -20,8 +20,8 @@ from damselfly.errors import (
     UnavailableError,
     UsageError,
 )
-from damselfly.p2p.kubernetes import ExpiredError, Kubernetes, KubernetesLimits
-from damselfly.p2p.kubernetes_names import ServiceName
+from damselfly.p2p.kubernetes.cluster import ExpiredError, Kubernetes, KubernetesLimits
+from damselfly.p2p.kubernetes.names import ServiceName
 from tests.fakes.kubernetes_api import KubernetesAPI, endpoint
 
 AGENTS = ServiceName("models", "agents")
@@ -323,7 +323,7 @@ def test_without_the_extra_it_is_said_what_to_install() -> None:
         "import sys\n"
         "sys.modules['kubernetes_asyncio'] = None\n"
         "from damselfly.errors import UsageError\n"
-        "from damselfly.p2p.kubernetes import Kubernetes\n"
+        "from damselfly.p2p.kubernetes.cluster import Kubernetes\n"
         "try: Kubernetes()\n"
         "except UsageError as exc: print(exc)\n"
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from damselfly.clock import SystemClock
-from damselfly.p2p.endpoint_slices import EndpointSlicesLimits
-from damselfly.p2p.kubernetes import Kubernetes, KubernetesLimits
-from damselfly.p2p.kubernetes_names import ServiceName
-from damselfly.p2p.kubernetes_peers import KubernetesPeers
+from damselfly.p2p.kubernetes.cluster import Kubernetes, KubernetesLimits
+from damselfly.p2p.kubernetes.endpoint_slices import EndpointSlicesLimits
+from damselfly.p2p.kubernetes.names import ServiceName
+from damselfly.p2p.kubernetes.peers import KubernetesPeers
 from tests.fakes.kubernetes_api import NODES, SLICES, KubernetesAPI, endpoint
 
 AGENTS = ServiceName("models", "agents")

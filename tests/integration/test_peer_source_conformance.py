@@ -9,10 +9,10 @@ import pytest
 
 from damselfly.clock import SystemClock
 from damselfly.p2p.discovery import DNSPeers, FilePeers, StaticPeers, split_address
-from damselfly.p2p.endpoint_slices import EndpointSlicesLimits
-from damselfly.p2p.kubernetes import Kubernetes
-from damselfly.p2p.kubernetes_names import ServiceName
-from damselfly.p2p.kubernetes_peers import KubernetesPeers
+from damselfly.p2p.kubernetes.cluster import Kubernetes
+from damselfly.p2p.kubernetes.endpoint_slices import EndpointSlicesLimits
+from damselfly.p2p.kubernetes.names import ServiceName
+from damselfly.p2p.kubernetes.peers import KubernetesPeers
 from tests.conformance.peer_source import (
     ONE,
     ChangingPeerSourceConformance,

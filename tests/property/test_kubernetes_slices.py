@@ -11,7 +11,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from damselfly.p2p.endpoint_slices import EndpointSlices, List, Wait, Watch
+from damselfly.p2p.kubernetes.endpoint_slices import EndpointSlices, List, Wait, Watch
 
 NAMES = st.sampled_from(["a", "b", "c"])
 HOSTS = st.sets(st.integers(1, 9), max_size=4)

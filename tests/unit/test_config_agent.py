@@ -26,7 +26,7 @@ from damselfly.agent.quantities import (
 )
 from damselfly.agent.settings import SETTINGS
 from damselfly.errors import ConfigError, explain
-from damselfly.p2p.kubernetes_names import ServiceName
+from damselfly.p2p.kubernetes.names import ServiceName
 
 GIB = 1 << 30
 NEEDED = {"agent.listen": "127.0.0.1:7460", "store.path": "/models"}

@@ -5,8 +5,14 @@ from typing import Any, cast
 import pytest
 
 from damselfly.errors import RemoteProtocolError
-from damselfly.p2p.endpoint_slices import EndpointSlices, EndpointSlicesLimits, List, Wait, Watch
-from damselfly.p2p.endpoints import EndpointSlice
+from damselfly.p2p.kubernetes.endpoint_slices import (
+    EndpointSlices,
+    EndpointSlicesLimits,
+    List,
+    Wait,
+    Watch,
+)
+from damselfly.p2p.kubernetes.endpoints import EndpointSlice
 
 PEERS = {"name": "peers", "port": 7460, "protocol": "TCP"}
 ADMIN = {"name": "admin", "port": 7461, "protocol": "TCP"}

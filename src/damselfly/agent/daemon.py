@@ -48,8 +48,8 @@ from damselfly.origin.registry import Origins
 from damselfly.p2p.agents import Agents, hello_bytes
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers, split_address
 from damselfly.p2p.homes import Homes
-from damselfly.p2p.kubernetes import Kubernetes
-from damselfly.p2p.kubernetes_peers import KubernetesPeers
+from damselfly.p2p.kubernetes.cluster import Kubernetes
+from damselfly.p2p.kubernetes.peers import KubernetesPeers
 from damselfly.p2p.membership import Hello
 from damselfly.p2p.messages import AgentID
 from damselfly.p2p.planner import PlannerLimits

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from damselfly.p2p.kubernetes import Kubernetes, ServiceName
+from damselfly.p2p.kubernetes.cluster import Kubernetes, ServiceName
 
 
 class KubernetesTargets:

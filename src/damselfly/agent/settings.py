@@ -18,7 +18,7 @@ from damselfly.agent.quantities import (
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
 from damselfly.p2p.discovery import check_address, split_address
-from damselfly.p2p.kubernetes_names import ServiceName, check_node_name
+from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
 
 MIB = 1 << 20
 GIB = 1 << 30

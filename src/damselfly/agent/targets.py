@@ -9,7 +9,7 @@ from damselfly.errors import DamselflyError, UsageError
 from damselfly.model.ref import Ref
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.discovery import check_address
-from damselfly.p2p.kubernetes_names import check_selector
+from damselfly.p2p.kubernetes.names import check_selector
 
 logger = logging.getLogger(__name__)
 

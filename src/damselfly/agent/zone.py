@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from damselfly.errors import DamselflyError, UnavailableError, explain
-from damselfly.p2p.kubernetes import Kubernetes
+from damselfly.p2p.kubernetes.cluster import Kubernetes
 from damselfly.p2p.messages import ZONE_PATTERN
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from ipaddress import ip_address
 from typing import Self
 
 from damselfly.errors import RemoteProtocolError
-from damselfly.p2p.kubernetes_names import NAME_LENGTH_MAX
-from damselfly.p2p.kubernetes_objects import items_of, name_of, object_of, version_of
+from damselfly.p2p.kubernetes.names import NAME_LENGTH_MAX
+from damselfly.p2p.kubernetes.objects import items_of, name_of, object_of, version_of
 
 PORT_NAME = "peers"
 ENDPOINTS_MAX = 1000

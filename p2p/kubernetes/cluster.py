@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from damselfly.errors import RemoteProtocolError
-from damselfly.p2p.endpoint_slices import EndpointSlices
-from damselfly.p2p.kubernetes_connection import (
+from damselfly.p2p.kubernetes.connection import (
     SERVICE_ACCOUNT,
     ExpiredError,
     KubernetesConnection,
@@ -29,8 +28,9 @@ from damselfly.p2p.kubernetes_connection import (
     parsed,
     refuse,
 )
-from damselfly.p2p.kubernetes_names import ServiceName, check_node_name, check_selector
-from damselfly.p2p.kubernetes_objects import items_of, label_of, name_of, object_of, version_of
+from damselfly.p2p.kubernetes.endpoint_slices import EndpointSlices
+from damselfly.p2p.kubernetes.names import ServiceName, check_node_name, check_selector
+from damselfly.p2p.kubernetes.objects import items_of, label_of, name_of, object_of, version_of
 
 __all__ = ["ExpiredError", "Kubernetes", "KubernetesLimits", "ServiceName"]
 

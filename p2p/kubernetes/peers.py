@@ -8,8 +8,14 @@ from contextlib import aclosing
 
 from damselfly.clock import Clock
 from damselfly.errors import DamselflyError, UnavailableError, explain
-from damselfly.p2p.endpoint_slices import EndpointSlices, EndpointSlicesLimits, List, Wait, Watch
-from damselfly.p2p.kubernetes import ExpiredError, Kubernetes, ServiceName
+from damselfly.p2p.kubernetes.cluster import ExpiredError, Kubernetes, ServiceName
+from damselfly.p2p.kubernetes.endpoint_slices import (
+    EndpointSlices,
+    EndpointSlicesLimits,
+    List,
+    Wait,
+    Watch,
+)
 
 logger = logging.getLogger(__name__)
 

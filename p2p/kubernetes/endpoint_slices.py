@@ -30,8 +30,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from damselfly.errors import RemoteProtocolError
-from damselfly.p2p.endpoints import EndpointSlice
-from damselfly.p2p.kubernetes_objects import version_of
+from damselfly.p2p.kubernetes.endpoints import EndpointSlice
+from damselfly.p2p.kubernetes.objects import version_of
 
 
 @dataclass(frozen=True, kw_only=True)

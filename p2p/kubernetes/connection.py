@@ -28,7 +28,7 @@ from damselfly.errors import (
     UnavailableError,
     UsageError,
 )
-from damselfly.p2p.kubernetes_objects import object_of
+from damselfly.p2p.kubernetes.objects import object_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

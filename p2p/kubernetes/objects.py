@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from damselfly.errors import RemoteProtocolError
-from damselfly.p2p.kubernetes_names import NAME_LENGTH_MAX
+from damselfly.p2p.kubernetes.names import NAME_LENGTH_MAX
 
 
 def object_of(value: object) -> Mapping[str, Any]:

@@ -1,0 +1,1 @@
+"""Kubernetes as the source of peers: which agents there are, on which nodes, in which zone."""
