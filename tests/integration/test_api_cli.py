@@ -26,7 +26,7 @@ FILES = {
     "model.safetensors": bytes(range(256)) * 4096,
     "tokenizer/vocab.txt": b"",
 }
-CLIENT_VERBS = sorted(set(VERBS) - {"agent", "push"})
+CLIENT_VERBS = sorted(set(VERBS) - {"agent", "csi", "push"})
 
 
 @dataclass(frozen=True)
