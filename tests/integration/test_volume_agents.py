@@ -266,6 +266,29 @@ async def test_a_filtered_volume_is_found_again_without_a_pull(
     assert files_below(again.path) == {"config.json": FILES["config.json"]}
 
 
+async def test_an_agent_lives_on_with_what_was_chosen_of_a_model(
+    fleet: Fleet, origin: GuardedOrigin
+) -> None:
+    origin.tokens = set()
+    (address,) = free_addresses(1)
+    agent = await ready(fleet, "n0", address, [address])
+    await asyncio.to_thread(
+        open_volume, agent, VolumeRequest(ref=origin.ref, lease="v0", include=("*.json",))
+    )
+    await asyncio.to_thread(agent.process.stop)
+    joined = said(fleet, "n0").count("swarm.joined")
+
+    # It seeds what it has, and looks what to tell the homes of refs about it.
+    agent = await ready(fleet, "n0", address, [address])
+    async with asyncio.timeout(20):
+        while said(fleet, "n0").count("swarm.joined") == joined:
+            await asyncio.sleep(0.01)
+    volume = await opened(agent, origin.ref, "v1")
+
+    assert files_below(volume.path) == FILES
+    assert agent.process.is_alive
+
+
 async def test_refusals_say_what_was_refused_and_not_the_secret(
     fleet: Fleet, origin: GuardedOrigin
 ) -> None:

@@ -72,6 +72,11 @@ class Holds:
         self._work = work
         self._holds: dict[tuple[Digest, str], Hold] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Some lease is being worked on."""
+        return bool(self._holds)
+
     async def take(self, artifact: Digest, lease_id: str) -> Hold:
         """Make the lease; `give` has to follow, whatever happens.
 

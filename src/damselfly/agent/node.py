@@ -151,6 +151,8 @@ class LocalNode:
 
         def forget(_: asyncio.Task[None]) -> None:
             del self._pulls[wish]
+            if not pull.ended.is_set():
+                pull.cancelled()
 
         pull.task.add_done_callback(forget)
         return pull

@@ -31,6 +31,7 @@ from damselfly.errors import (
     CancelledError,
     DamselflyError,
     DigestMismatchError,
+    OriginDeniedError,
     OriginUnavailableError,
 )
 from damselfly.model.digest import Digest
@@ -111,14 +112,22 @@ class Preparation:
         try:
             self.outcome = await self._prepared()
         except DamselflyError as exc:
+            if isinstance(exc, OriginDeniedError):
+                refused = partial(self._prover.refused, self.wish.ref, self.wish.access)
+                await self._shop.work(refused)
             self.failure = exc
             extra = {"ref": self.wish.ref.safe, "error": exc}
             logger.warning("volume.refused", extra=extra)
         except asyncio.CancelledError:
-            self.failure = CancelledError(f"opening {self.wish.ref.safe} was cancelled")
+            self.cancelled()
             raise
         finally:
             self.ended.set()
+
+    def cancelled(self) -> None:
+        """Somebody stopped it, perhaps before its task had begun."""
+        self.failure = CancelledError(f"opening {self.wish.ref.safe} was cancelled")
+        self.ended.set()
 
     async def _prepared(self) -> Shown:
         wish, holdings = self.wish, self._holdings

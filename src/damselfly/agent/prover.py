@@ -36,6 +36,11 @@ class Prover:
         proved_ns = self._proofs.proved_ns(proof.asker_of(self._proofs.key, ref, access))
         return proof.is_believed(proved_ns, self._clock.wall_ns(), self._ttl_s)
 
+    def refused(self, ref: Ref, access: Access) -> None:
+        """The origin refuses them: what was proved before counts no more. For a worker."""
+        if proof.is_needed(ref):
+            self._proofs.drop(proof.asker_of(self._proofs.key, ref, access))
+
     async def prove(self, ref: Ref, plan: Plan, access: Access) -> None:
         """Make sure that `access` opens `ref`, whose files are those of `plan`.
 
@@ -50,7 +55,6 @@ class Prover:
             place = Ref.parse(plan.ref)
             await self._origins.for_ref(ref).prove(place, proof.telling_file(plan), access)
         except OriginDeniedError as exc:
-            await loop.run_in_executor(self._workers, partial(self._proofs.drop, asker))
             who = "without credentials" if access == ANONYMOUS else "with the credentials given"
             raise OriginDeniedError(f"{ref.safe} does not open {who}") from exc
         except OriginUnavailableError as exc:

@@ -114,7 +114,7 @@ class Pull:
         except DamselflyError as exc:
             self.failure = exc
         except asyncio.CancelledError:
-            self.failure = CancelledError(f"the pull of {self.ref.safe} was cancelled")
+            self.cancelled()
             raise
         finally:
             self.ended.set()
@@ -128,6 +128,11 @@ class Pull:
             logger.info("artifact.completed", extra=extra)
         else:
             logger.warning("pull.failed", extra=extra | {"error": str(self.failure)})
+
+    def cancelled(self) -> None:
+        """Somebody stopped it, perhaps before its task had begun."""
+        self.failure = CancelledError(f"the pull of {self.ref.safe} was cancelled")
+        self.ended.set()
 
     def _seconds(self) -> float:
         return self._workshop.clock.monotonic_s() - self._began_s

@@ -139,6 +139,11 @@ class Volumes:
         """How much could be stored; see `Node.capacity`."""
         return await self._shop.work(partial(self._capacity, request))
 
+    @property
+    def is_busy(self) -> bool:
+        """Something is being prepared, or a lease is being worked on."""
+        return bool(self._preparations) or self._holds.is_busy
+
     def resolving(self) -> list[Preparation]:
         """What is being found out about, and not pulled yet."""
         return [each for each in self._preparations.values() if each.is_resolving]
@@ -203,6 +208,8 @@ class Volumes:
 
         def end(_: asyncio.Task[None]) -> None:
             del self._preparations[wish]
+            if not preparation.ended.is_set():
+                preparation.cancelled()
             if preparation.outcome is not None and self._shop.origins.for_ref(wish.ref).shared:
                 self._fresh[wish] = preparation.outcome, preparation.resolved_s
                 self._fresh.move_to_end(wish)
