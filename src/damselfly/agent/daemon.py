@@ -97,7 +97,7 @@ def run(config: AgentConfig) -> int:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from group
+        raise first from first.__cause__  # Its own cause: `explain` tells the chain, not the groups.
     return 0
 
 
