@@ -72,6 +72,11 @@ class Options:
         return self.state or self.kubelet_root / "plugins" / self.driver_name / "volumes"
 
     @property
+    def staging_folder(self) -> Path:
+        """Where an old kernel seals mounts: beside the records, where nothing is shared."""
+        return self.state_folder / "staging"
+
+    @property
     def registration_socket(self) -> Path:
         """Where the kubelet looks for us."""
         return self.kubelet_root / "plugins_registry" / f"{self.driver_name}-reg.sock"

@@ -66,8 +66,8 @@ class Mount(Enum):
     """What is mounted at a target."""
 
     NONE = "nothing"
-    WELL = "the view, read-only"
-    WRITABLE = "the view, not read-only yet: we died between two system calls"
+    WELL = "the view, sealed: read-only, without devices and set-user-id bits"
+    WRITABLE = "the view, not sealed: mounted by another hand than this driver's"
     DEAD = "a mount whose directory is gone"
     FOREIGN = "something else"
 
@@ -99,7 +99,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Lease it, record it, and mount it if it is not mounted; then see that it is read-only."""
+    """Lease it, record it, and mount it if it is not mounted, or not sealed."""
 
     record: Publication
 

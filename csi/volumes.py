@@ -332,8 +332,9 @@ class Volumes:
 
     def _is_held(self, artifact: Digest, lease: str) -> bool:
         """Somebody holds this lease, or is about to."""
+        # A record that was made again may not know what it holds.
         return any(
-            (record.artifact, record.lease) == (str(artifact), lease)
+            record.lease == lease and record.artifact in {"", str(artifact)}
             for record in self._records.values()
         ) or any(opening.lease == lease for opening in self._openings.values())
 

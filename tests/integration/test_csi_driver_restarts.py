@@ -25,6 +25,7 @@ from tests.integration.csi_driver_node import (
 )
 
 pytestmark = needs_root
+SEALED = {"ro", "nosuid", "nodev"}
 
 
 @pytest.fixture
@@ -157,19 +158,21 @@ def test_leases_of_nobody_are_given_back_and_those_of_others_are_kept(node: Node
     assert (folder / "a-loader").exists()
 
 
-def test_a_mount_that_is_not_read_only_yet_is_sealed(node: Node) -> None:
+def test_a_mount_that_can_be_written_through_gets_a_sealed_one_on_top(node: Node) -> None:
     target = node.target(handle="v1")
     node.driver.publish("v1", target, {"model": REF})
     run("mount", "-o", "remount,bind,rw", str(target))
-    assert "rw" in mounts_at(target)[0].options
 
     node.driver.publish("v1", target, {"model": REF})
-    first = mounts_at(target)[0].options
+    first = mounts_at(target)
     run("mount", "-o", "remount,bind,rw", str(target))
     node.restart()
+    second = mounts_at(target)
+    node.driver.unpublish("v1", target)
 
-    assert "ro" in first
-    assert "ro" in mounts_at(target)[0].options
+    assert [first[-1].options >= SEALED, len(first)] == [True, 2]
+    assert [second[-1].options >= SEALED, len(second)] == [True, 3]
+    assert node.left_behind(target) == []
 
 
 def test_a_stop_is_quick_and_leaves_mounts_also_while_a_publish_waits(node: Node) -> None:

@@ -22,6 +22,7 @@ from damselfly.csi.proto import csi_pb2
 from damselfly.csi.publication import Publication
 from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
+from damselfly.csi.sealing import Sealing
 from damselfly.csi.status import PendingError, PreconditionError, VolumeNotFoundError
 from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.targets import Targets
@@ -57,7 +58,13 @@ class Bench:
         clock = SystemClock()
         state = self.options.state_folder
         records = Records(state, Publication)
-        self.targets = Targets(self.options.kubelet_root, self.options.store, records, clock)
+        self.targets = Targets(
+            self.options.kubelet_root,
+            self.options.store,
+            records,
+            Sealing(self.options.staging_folder),
+            clock,
+        )
         published = recover(self.options, self.targets, records, clock)
         agent = agent or AgentClient(self.options.agent_socket)
         stores = Stores(self.options.store, Records(state / "stores", SeenStore), (), exclusive)
