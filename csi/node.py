@@ -14,7 +14,6 @@ from damselfly.csi.volume import (
     Wish,
     check_volume_id,
     is_inline,
-    parse_credentials,
     parse_source,
 )
 from damselfly.csi.volumes import Volumes
@@ -53,14 +52,13 @@ class Node:
             or self._volumes.is_published(volume_id, target)  # It was allowed when it began.
         )
         source = parse_source(request.volume_context, allows_files=allows_files)
-        credentials = parse_credentials(request.secrets)
         wish = Wish(volume_id=volume_id, target=target, source=source)
         patience_s = self._options.limits.publish_wait_s
         # None without a deadline, whatever the stubs say.
         left_s = cast("float | None", context.time_remaining())
         if left_s is not None:
             patience_s = min(patience_s, max(0.0, left_s - HANG_UP_MARGIN_S))
-        await self._volumes.publish(wish, credentials, patience_s)
+        await self._volumes.publish(wish, request.secrets, patience_s)
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(

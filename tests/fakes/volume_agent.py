@@ -49,7 +49,8 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 class VolumeAgent:
     """See the module. A context; it may be ended and begun again with the same store.
 
-    `models` are files by ref; `tokens` what a ref wants to see; `failures` what a ref ends with.
+    `models` are files by ref; `tokens` what a ref wants to see; `failures` what a ref ends with;
+    `asked` and `answered` count requests that came, and that are over however they ended.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,6 +61,7 @@ class VolumeAgent:
         self.failures: dict[str, DamselflyError] = {}
         self.progress: dict[str, Progress] = {}
         self.asked: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.available_bytes = 10 << 30
@@ -107,6 +109,13 @@ class VolumeAgent:
         """Answer one request."""
         with self._lock:
             self.asked[request.ref] += 1
+        try:
+            self._open_volume(request, say)
+        finally:
+            with self._lock:
+                self.answered[request.ref] += 1
+
+    def _open_volume(self, request: VolumeRequest, say: Any) -> None:
         check_lease_id(request.lease)
         Ref.parse(request.ref)
         if request.layout not in {"plain", "hf-cache"}:

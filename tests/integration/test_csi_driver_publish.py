@@ -201,12 +201,14 @@ def test_a_full_store_is_told_as_such(node: Node) -> None:
 
 
 def test_unpublishing_amid_a_pull_ends_the_wish(node: Node) -> None:
+    node.restart("--store", str(node.agent.store))
     node.agent.may_go_on.clear()
     target = node.target()
     refusal(lambda: node.driver.publish("v1", target, {"model": REF}))
 
     node.driver.unpublish("v1", target)
     node.agent.may_go_on.set()
+    wait_until(lambda: node.agent.answered[REF] == 1, "the agent goes on for nobody")
     wait_until(lambda: not node.agent.leases(), "a lease of nobody")
 
     assert node.left_behind(target) == []

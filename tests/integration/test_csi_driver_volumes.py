@@ -1,7 +1,11 @@
 """The driver's volumes from inside: forgotten ones, limits, and what a hostile store can do."""
 
 import asyncio
+import errno
+import json
 import os
+import shutil
+import threading
 from collections.abc import AsyncIterator, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +16,7 @@ from bench.mounts import mounts_at, mounts_below
 from damselfly.client.agent import AgentClient
 from damselfly.client.answers import Opened, Progress, VolumeRequest
 from damselfly.clock import SystemClock
-from damselfly.csi import mount
+from damselfly.csi import mount, recovery
 from damselfly.csi.exclusive import Exclusive
 from damselfly.csi.leases import Leases
 from damselfly.csi.node import HealthyNode
@@ -28,7 +32,7 @@ from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.targets import Targets
 from damselfly.csi.volume import Source, Wish, lease_id
 from damselfly.csi.volumes import Volumes
-from damselfly.errors import CapacityError, RemoteProtocolError
+from damselfly.errors import CapacityError, RemoteProtocolError, UsageError
 from damselfly.model.digest import Digest
 from tests.fakes.volume_agent import VolumeAgent, model
 from tests.integration.csi_driver_node import REF, needs_root, run
@@ -94,7 +98,7 @@ async def exclusive() -> AsyncIterator[Exclusive]:
 async def begun(volumes: Volumes, wish: Wish) -> None:
     """Begin to publish, and hang up."""
     with pytest.raises(PendingError):
-        await volumes.publish(wish, None, 0.0)
+        await volumes.publish(wish, {}, 0.0)
 
 
 async def until(volumes: Volumes, wish: Wish, *, ended: bool) -> None:
@@ -143,7 +147,7 @@ async def test_a_sweep_takes_nothing_from_who_is_waiting(
 ) -> None:
     bench.fake.may_go_on.clear()
     volumes, wish = bench.volumes(exclusive), bench.wish()
-    call = asyncio.create_task(volumes.publish(wish, None, PATIENCE_S))
+    call = asyncio.create_task(volumes.publish(wish, {}, PATIENCE_S))
     while not any(opening.waiting for opening in volumes._openings.values()):
         await asyncio.sleep(0)
 
@@ -159,7 +163,7 @@ async def test_a_sweep_takes_nothing_from_who_is_waiting(
 async def test_a_call_that_waits_hears_of_an_unpublish(bench: Bench, exclusive: Exclusive) -> None:
     bench.fake.may_go_on.clear()
     volumes, wish = bench.volumes(exclusive), bench.wish()
-    call = asyncio.create_task(volumes.publish(wish, None, PATIENCE_S))
+    call = asyncio.create_task(volumes.publish(wish, {}, PATIENCE_S))
     while not any(opening.waiting for opening in volumes._openings.values()):
         await asyncio.sleep(0)
 
@@ -178,10 +182,65 @@ async def test_a_publish_after_an_unpublish_begins_anew(bench: Bench, exclusive:
     await volumes.unpublish(wish.volume_id, wish.target)
     bench.fake.may_go_on.set()
 
-    await volumes.publish(wish, None, PATIENCE_S)
+    await volumes.publish(wish, {}, PATIENCE_S)
 
     assert len(mounts_at(Path(wish.target))) == 1
     assert len(bench.fake.leases()) == 1
+
+
+class Late:
+    """An agent that leases and answers when it may."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+
+    def open_volume(self, request: VolumeRequest) -> Generator[Progress | Opened]:
+        self.is_asked.set()
+        assert self.may_answer.wait(PATIENCE_S)
+        Leases(self._store).hold(DIGEST, request.lease, 1)
+        yield Opened(
+            ref=request.ref,
+            artifact=str(DIGEST),
+            path=str(self._store / "views" / "x"),
+            store=str(self._store),
+            bytes=1,
+            files=1,
+        )
+
+
+async def test_a_lease_that_comes_after_the_unpublish_goes_also_in_a_store_nobody_told_of(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    bench.options = replace(bench.options, store=None)
+    agent = Late(bench.fake.store)
+    volumes, wish = bench.volumes(exclusive, agent), bench.wish()
+    await begun(volumes, wish)
+    opening = volumes._openings[wish.target]
+    assert await asyncio.to_thread(agent.is_asked.wait, PATIENCE_S)
+
+    await volumes.unpublish(wish.volume_id, wish.target)
+    agent.may_answer.set()
+    await asyncio.wait_for(opening.ended.wait(), PATIENCE_S)
+    await exclusive.step(wish.target, nothing)
+
+    assert opening.opened is not None
+    assert bench.fake.leases() == set()
+
+
+async def test_what_was_opened_in_a_store_nobody_told_of_goes_with_the_unpublish(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    bench.options = replace(bench.options, store=None)
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await begun(volumes, wish)
+    await until(volumes, wish, ended=True)
+    assert bench.fake.leases()
+
+    await volumes.unpublish(wish.volume_id, wish.target)
+
+    assert bench.fake.leases() == set()
 
 
 async def test_volumes_being_opened_are_limited(bench: Bench, exclusive: Exclusive) -> None:
@@ -191,18 +250,18 @@ async def test_volumes_being_opened_are_limited(bench: Bench, exclusive: Exclusi
     await begun(volumes, bench.wish())
 
     with pytest.raises(PendingError, match="1 volumes are being opened"):
-        await volumes.publish(bench.wish("p2", "v2"), None, PATIENCE_S)
+        await volumes.publish(bench.wish("p2", "v2"), {}, PATIENCE_S)
 
 
 async def test_volumes_that_are_published_are_limited(bench: Bench, exclusive: Exclusive) -> None:
     bench.options = replace(bench.options, limits=Limits(records_max=1))
     volumes = bench.volumes(exclusive)
-    await volumes.publish(bench.wish(), None, PATIENCE_S)
+    await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     with pytest.raises(CapacityError):
-        await volumes.publish(bench.wish("p2", "v2"), None, PATIENCE_S)
+        await volumes.publish(bench.wish("p2", "v2"), {}, PATIENCE_S)
 
-    await volumes.publish(bench.wish(), None, PATIENCE_S)
+    await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
 
 class Liar:
@@ -233,7 +292,7 @@ async def test_an_answer_that_cannot_be_true_is_not_mounted(
     volumes = bench.volumes(exclusive, Liar(bench, **lies))
 
     with pytest.raises(RemoteProtocolError):
-        await volumes.publish(bench.wish(), None, PATIENCE_S)
+        await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     assert mounts_below(bench.root) == []
 
@@ -246,7 +305,7 @@ async def test_nothing_outside_of_the_store_that_we_were_told_of_is_mounted(
     volumes = bench.volumes(exclusive, Liar(bench, store=str(tmp_path), path=str(secret)))
 
     with pytest.raises(PreconditionError):
-        await volumes.publish(bench.wish(), None, PATIENCE_S)
+        await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     assert mounts_below(bench.root) == []
 
@@ -260,7 +319,7 @@ async def test_a_link_in_the_store_leads_nowhere(
     volumes = bench.volumes(exclusive, Liar(bench))
 
     with pytest.raises(PreconditionError):
-        await volumes.publish(bench.wish(), None, PATIENCE_S)
+        await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     assert mounts_below(bench.root) == []
 
@@ -305,9 +364,71 @@ def test_a_lease_is_found_without_knowing_what_it_holds(tmp_path: Path) -> None:
     assert {lease for _, lease in Leases(tmp_path).beginning_with("l")} == {"l11"}
 
 
+async def test_a_record_that_does_not_know_what_it_holds_keeps_its_lease(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+    held = bench.fake.leases()
+    record = volumes._records[wish.target]
+    volumes._records[wish.target] = record.but(artifact="", store="", path="")
+
+    await volumes.sweep()
+
+    assert bench.fake.leases() == held != set()
+
+
+async def test_a_volume_that_is_mounted_needs_no_secret_that_can_be_read(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+
+    await volumes.publish(wish, {"tokn": "x"}, PATIENCE_S)
+
+    with pytest.raises(UsageError, match="'HF_TOKEN'"):
+        await volumes.publish(bench.wish("p2", "v2"), {"tokn": "x"}, PATIENCE_S)
+    assert len(mounts_at(Path(wish.target))) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+async def test_a_driver_starts_though_a_record_cannot_be_mended(
+    bench: Bench, exclusive: Exclusive, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+    run("mount", "-o", "remount,bind,rw", wish.target)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Leases, "hold", refuse)
+    again = bench.volumes(exclusive)
+
+    assert wish.target in again.published
+
+
+@pytest.mark.parametrize("error", [ValueError("not enough values"), OSError(errno.ENOENT, "gone")])
+async def test_a_driver_starts_though_a_mount_goes_while_it_is_looked_at(
+    bench: Bench, exclusive: Exclusive, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+    note = {"driverName": DRIVER_NAME, "volumeHandle": "v1"}
+    (Path(wish.target).parent / "vol_data.json").write_text(json.dumps(note))
+    shutil.rmtree(bench.options.state_folder)
+
+    def vanish(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recovery, "paths_of", vanish)
+
+    assert bench.volumes(exclusive).published == {}
+
+
 async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive) -> None:
     volumes, wish = bench.volumes(exclusive), bench.wish()
-    await volumes.publish(wish, None, PATIENCE_S)
+    await volumes.publish(wish, {}, PATIENCE_S)
     node = HealthyNode(bench.options, volumes, bench.targets, AgentClient(str(bench.fake.socket)))
     request = csi_pb2.NodeGetVolumeHealthRequest(volume_id="v1", volume_publish_path=wish.target)
 
