@@ -93,7 +93,7 @@ async def _serve(options: Options) -> None:
         node: Node = Node(options, volumes, targets)
         if options.shows_health:
             node = HealthyNode(options, volumes, targets, agent)
-        controller = Controller(options, volumes, created, created.open(), agent, exclusive)
+        controller = Controller(options, volumes, created, created.open(), agent, exclusive, clock)
         identity = Identity(options.driver_name, lambda: True)
         known = csi_pb2.DESCRIPTOR.services_by_name
         services = [

@@ -29,7 +29,7 @@ class Limits:
     openings_max: int = 512
     """Volumes being opened at a time, a thread each. A node has 110 pods, 250 at most."""
     records_max: int = 10_000
-    """Volumes that are mounted, or were created and not deleted."""
+    """Volumes that are mounted. Of those that were created here as many are remembered."""
     registration_interval_s: float = 2.0
     """Between two looks whether the registration socket is still there."""
 

@@ -104,6 +104,15 @@ def _ref(text: str, *, allows_files: bool) -> str:
     return text
 
 
+def recorded(text: str) -> str:
+    """A ref as it may be written down: two are equal if their records are.
+
+    The query of a presigned one is a secret, and a digest of the whole stands for it.
+    """
+    ref = Ref.parse(text)
+    return ref.safe if ref.safe == str(ref) else f"{ref.safe} sha256:{_digest(str(ref))}"
+
+
 def _globs(key: str, text: str) -> tuple[str, ...]:
     globs = tuple(glob for part in text.split(",") if (glob := part.strip()))
     if len(globs) > GLOBS_MAX:

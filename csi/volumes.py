@@ -30,7 +30,7 @@ from damselfly.csi.publication import (
 from damselfly.csi.status import CSIError, PendingError, VolumeNotFoundError, code_of
 from damselfly.csi.stores import Stores
 from damselfly.csi.targets import Targets
-from damselfly.csi.volume import Wish, lease_id, parse_credentials
+from damselfly.csi.volume import Wish, lease_id, parse_credentials, recorded
 from damselfly.errors import CapacityError, DamselflyError, RemoteProtocolError, UsageError
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
@@ -204,7 +204,7 @@ class Volumes:
             volume_id=wish.volume_id,
             target=wish.target,
             lease=opening.lease,
-            ref=wish.source.ref,
+            ref=recorded(wish.source.ref),
             include=wish.source.include,
             exclude=wish.source.exclude,
             layout=wish.source.layout,

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.driver import mount_capability
 from bench.mounts import mounts_at, mounts_below
 from damselfly.client.agent import AgentClient
 from damselfly.client.answers import Opened, Progress, VolumeRequest
 from damselfly.clock import SystemClock
 from damselfly.csi import mount, recovery
+from damselfly.csi.controller import Controller
+from damselfly.csi.created import Created
 from damselfly.csi.exclusive import Exclusive
 from damselfly.csi.leases import Leases
 from damselfly.csi.node import HealthyNode
@@ -27,7 +30,7 @@ from damselfly.csi.publication import Publication
 from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
 from damselfly.csi.sealing import Sealing
-from damselfly.csi.status import PendingError, PreconditionError, VolumeNotFoundError
+from damselfly.csi.status import ConflictError, PendingError, PreconditionError, VolumeNotFoundError
 from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.targets import Targets
 from damselfly.csi.volume import Source, Wish, lease_id
@@ -424,6 +427,47 @@ async def test_a_driver_starts_though_a_mount_goes_while_it_is_looked_at(
     monkeypatch.setattr(recovery, "paths_of", vanish)
 
     assert bench.volumes(exclusive).published == {}
+
+
+async def test_a_signature_in_a_ref_is_in_no_record(bench: Bench, exclusive: Exclusive) -> None:
+    ref = f"{REF}?X-Signature=hidden"
+    bench.fake.models[ref] = model()
+    wish = replace(bench.wish(), source=Source(ref=ref))
+    await bench.volumes(exclusive).publish(wish, {}, PATIENCE_S)
+    files = [path for path in bench.options.state_folder.rglob("*") if path.is_file()]
+
+    volumes = bench.volumes(exclusive)
+    await volumes.publish(wish, {}, PATIENCE_S)
+
+    assert files
+    assert "hidden" not in "".join(path.read_text() for path in files)
+    for other in (REF, f"{REF}?X-Signature=other"):
+        with pytest.raises(ConflictError):
+            await volumes.publish(replace(wish, source=Source(ref=other)), {}, PATIENCE_S)
+
+
+async def test_of_too_many_created_volumes_the_oldest_is_forgotten(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    options = replace(bench.options, limits=Limits(records_max=2))
+    records = Records(options.state_folder / "created", Created)
+    client = AgentClient(str(bench.fake.socket))
+    volumes = bench.volumes(exclusive)
+
+    def controller() -> Controller:
+        created = records.open()
+        return Controller(options, volumes, records, created, client, exclusive, SystemClock())
+
+    names = [f"pvc-{number}" for number in (3, 1, 2, 0)]
+    for name in names:  # A new one each time: what is remembered is on the disk.
+        request = csi_pb2.CreateVolumeRequest(
+            name=name,
+            parameters={"model": REF},
+            volume_capabilities=[mount_capability("MULTI_NODE_READER_ONLY")],
+        )
+        await controller().CreateVolume(request, None)  # type: ignore[arg-type]
+
+    assert set(records.open()) == set(names[-2:])
 
 
 async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive) -> None:
