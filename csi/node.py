@@ -139,9 +139,10 @@ class HealthyNode(Node):
         record = self._volumes.find(volume_id, request.volume_publish_path)
         health = csi_pb2.VolumeHealth(volume_id=volume_id)
         mounted = await self._volumes.mount_of(record)
-        if mounted not in {Mount.WELL, Mount.WRITABLE}:
+        if mounted is not Mount.WELL:
+            is_read = mounted is Mount.WRITABLE  # What is in it may be changed by anybody.
             health.health_statuses.add(
-                status=csi_pb2.INACCESSIBLE,
+                status=csi_pb2.DEGRADED if is_read else csi_pb2.INACCESSIBLE,
                 reason=f"Mount{mounted.name.capitalize()}",
                 message=f"at {record.target} is {mounted.value}",
             )

@@ -50,7 +50,8 @@ class VolumeAgent:
     """See the module. A context; it may be ended and begun again with the same store.
 
     `models` are files by ref; `tokens` what a ref wants to see; `failures` what a ref ends with;
-    `asked` and `answered` count requests that came, and that are over however they ended.
+    `asked` and `answered` count requests that came, and that are over however they ended. One that
+    `is_old` knows no volumes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,6 +66,7 @@ class VolumeAgent:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.available_bytes = 10 << 30
+        self.is_old = False
         self._lock = threading.Lock()
         self._is_ending = threading.Event()
         self._server: _Server | None = None
@@ -191,7 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
         agent = self.server.agent
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))) or b"{}")
         try:
-            if self.path == "/v1/capacity":
+            if agent.is_old:
+                text = f"POST {self.path}: not found"
+                self._begin(404)
+                self.wfile.write(json.dumps({"error": "UsageError", "message": text}).encode())
+            elif self.path == "/v1/capacity":
                 answer = agent.capacity(CapacityRequest.parse(body, unknown_is_error=True))
                 self._begin(200)
                 self.wfile.write(json.dumps(answer.to_json()).encode())

@@ -191,6 +191,19 @@ def test_an_agent_that_stays_away_is_named_and_the_code_is_not_final(node: Node)
     assert node.left_behind(target) == []
 
 
+def test_an_agent_that_knows_no_volumes_yet_is_asked_again(node: Node) -> None:
+    node.agent.is_old = True
+    target = node.target()
+
+    code, message = refusal(lambda: node.driver.publish("v1", target, {"model": REF}))
+    node.agent.is_old = False
+    node.driver.publish("v1", target, {"model": REF})
+
+    assert code == "UNAVAILABLE"
+    assert "a version without POST /v1/volumes" in message
+    assert files_below(target) == node.agent.models[REF]
+
+
 def test_a_full_store_is_told_as_such(node: Node) -> None:
     node.agent.failures[REF] = StoreFullError("the store lacks 3 GiB")
     target = node.target()

@@ -23,7 +23,7 @@ from damselfly.csi.created import Created
 from damselfly.csi.exclusive import Exclusive
 from damselfly.csi.leases import Leases
 from damselfly.csi.node import HealthyNode
-from damselfly.csi.opening import Agent
+from damselfly.csi.opening import Agent, Opening
 from damselfly.csi.options import DRIVER_NAME, Limits, Options
 from damselfly.csi.proto import csi_pb2
 from damselfly.csi.publication import Publication
@@ -470,6 +470,42 @@ async def test_of_too_many_created_volumes_the_oldest_is_forgotten(
     assert set(records.open()) == set(names[-2:])
 
 
+async def test_an_end_that_comes_with_the_timeout_is_an_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, limits = SystemClock(), Limits()
+    request = VolumeRequest(ref=REF, lease="l")
+    opening = Opening(bench.wish(), request, Late(bench.fake.store), clock, limits, lambda _: None)
+
+    async def ended_too_late() -> bool:
+        opening.ended.set()
+        raise TimeoutError
+
+    monkeypatch.setattr(opening.ended, "wait", ended_too_late)
+
+    assert await opening.wait(clock.monotonic_s() + PATIENCE_S)
+    assert opening.waiting == 0
+
+
+def test_the_name_of_a_lease_is_on_the_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leases").mkdir()
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+
+    Leases(tmp_path).hold(DIGEST, "l1", 1)
+
+    folder = tmp_path / "leases" / DIGEST.hex
+    assert synced == [str(folder.parent), str(folder / ".l1"), str(folder)]
+
+
 async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive) -> None:
     volumes, wish = bench.volumes(exclusive), bench.wish()
     await volumes.publish(wish, {}, PATIENCE_S)
@@ -477,6 +513,8 @@ async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive)
     request = csi_pb2.NodeGetVolumeHealthRequest(volume_id="v1", volume_publish_path=wish.target)
 
     well = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
+    run("mount", "-o", "remount,bind,rw", wish.target)
+    writable = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
     mount.unmount_all(wish.target)
     run("mount", "-t", "tmpfs", "none", wish.target)
     foreign = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
@@ -487,6 +525,8 @@ async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive)
     )
 
     assert list(well.volume_health.health_statuses) == []
+    (status,) = writable.volume_health.health_statuses
+    assert (status.status, status.reason) == (csi_pb2.DEGRADED, "MountWritable")
     (status,) = foreign.volume_health.health_statuses
     assert (status.status, status.reason) == (csi_pb2.INACCESSIBLE, "MountForeign")
     assert [each.status for each in storage.backend_health] == [csi_pb2.STORAGE_DEGRADED]
