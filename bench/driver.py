@@ -1,7 +1,7 @@
 """`damselfly csi` as a process, with a fleet's agent behind it, and calls to it over its socket."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +34,7 @@ class Driver:
         *options: str,
         node_id: str = "node-1",
         name: str = NAME,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.root = root
         self.name = name
@@ -41,6 +42,7 @@ class Driver:
         self.socket = root / "plugins" / name / "csi.sock"
         self.state = root / "plugins" / name / "volumes"
         self.options = options
+        self._prefix = prefix
         self._fleet = fleet
         self._agent_socket = agent.client.socket_path
         self._process: Process | None = None
@@ -60,6 +62,7 @@ class Driver:
         for folder in ("pods", "plugins_registry", f"plugins/{self.name}"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         command = [
+            *self._prefix,
             *(*DAMSELFLY, "csi"),
             *("--endpoint", f"unix://{self.socket}"),
             *("--agent-socket", self._agent_socket),

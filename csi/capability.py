@@ -22,6 +22,14 @@ MODES = frozenset(
 MANY_NODES = frozenset({_MODE.MULTI_NODE_READER_ONLY, _MODE.MULTI_NODE_MULTI_WRITER})
 MOUNT_FLAGS = frozenset({"ro", "nosuid", "nodev"})
 """Options that a volume may ask for: those that every volume has."""
+_PLAIN_OPTIONS = frozenset(
+    {
+        *("async", "atime", "defaults", "dev", "diratime", "dirsync", "exec", "lazytime"),
+        *("noatime", "nodiratime", "noexec", "norelatime", "nostrictatime", "relatime"),
+        *("remount", "rw", "strictatime", "suid", "sync"),
+    }
+)
+"""Options that mount(8) itself knows, of which none is a secret."""
 
 
 def check_capability(capability: csi_pb2.VolumeCapability) -> None:
@@ -42,10 +50,14 @@ def check_capability(capability: csi_pb2.VolumeCapability) -> None:
     if mode not in MODES:
         name = _MODE.Mode.Name(mode) if mode in _MODE.Mode.values() else str(mode)
         raise PreconditionError(f"the access mode {name} is not supported")
-    # Options may be secrets, so those that we do not know are counted and not told.
     if unknown := set(capability.mount.mount_flags) - MOUNT_FLAGS:
+        # CSI: an option may be a secret. Those that every mount(8) knows are none.
+        told = sorted(unknown & _PLAIN_OPTIONS)
+        if hidden := len(unknown - _PLAIN_OPTIONS):
+            told.append(f"{hidden} more" if told else f"{hidden} that are not told here")
         raise UsageError(
-            f"{len(unknown)} mount options are not supported: every volume is ro,nosuid,nodev"
+            f"mount options that are not supported: {', '.join(told)};"
+            " every volume is ro,nosuid,nodev"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from damselfly.client.answers import Capacity, CapacityRequest
+from damselfly.clock import Clock
 from damselfly.csi.asking import answered
 from damselfly.csi.calls import Context
 from damselfly.csi.capability import MANY_NODES, check_capabilities
@@ -43,6 +44,7 @@ class Controller:
         created: dict[str, Created],
         agent: Room,
         exclusive: Exclusive,
+        clock: Clock,
     ) -> None:
         self._options = options
         self._volumes = volumes
@@ -50,6 +52,7 @@ class Controller:
         self._created = created
         self._agent = agent
         self._exclusive = exclusive
+        self._clock = clock
 
     async def CreateVolume(
         self, request: csi_pb2.CreateVolumeRequest, _: Context
@@ -88,9 +91,10 @@ class Controller:
         self, volume_id: str, name: str, parameters: dict[str, str], asked: Range
     ) -> Created:
         before = self._created.get(volume_id)
+        record = create(volume_id, name, parameters, asked, before, now_ns=self._clock.wall_ns())
         if before is None and len(self._created) >= self._options.limits.records_max:
-            raise CapacityError(f"{len(self._created)} volumes were created here: no more")
-        record = create(volume_id, name, parameters, asked, before)
+            oldest = min(self._created.values(), key=lambda each: each.created_ns)
+            await self._delete(oldest.volume_id)
         if record is not before:
             await self._exclusive.work(partial(self._records.put, file_name(volume_id), record))
             self._created[volume_id] = record
@@ -121,7 +125,7 @@ class Controller:
     async def _delete(self, volume_id: str) -> None:
         if volume_id in self._created:
             await self._exclusive.work(partial(self._records.remove, file_name(volume_id)))
-            del self._created[volume_id]
+            self._created.pop(volume_id, None)
 
     async def ValidateVolumeCapabilities(
         self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, _: Context

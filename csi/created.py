@@ -1,7 +1,9 @@
 """Volumes that were created: what CreateVolume promised, until DeleteVolume.
 
 A volume of ours is a wish written down: creating one pulls nothing. The record is there so that the
-same name with other arguments is refused, as CSI wants it, also after a restart.
+same name with other arguments is refused, as CSI wants it, also after a restart. It is no more than
+that: a volume of many nodes may be deleted on another node than it was created on, and leaves its
+record behind, so where there are too many the oldest goes.
 """
 
 from collections.abc import Mapping
@@ -9,18 +11,22 @@ from dataclasses import dataclass
 
 from damselfly.client.record import Record
 from damselfly.csi.status import ConflictError, RangeError
-from damselfly.csi.volume import FOREIGN_PREFIXES
+from damselfly.csi.volume import FOREIGN_PREFIXES, recorded
 
 NAME_BYTES_MAX = 512
 
 
 class Created(Record):
-    """The record of a created volume; `attributes` are pairs `key=value`, sorted."""
+    """The record of a created volume.
+
+    `attributes` are pairs `key=value`, sorted, with the model as it may be written down.
+    """
 
     volume_id: str
     name: str
     attributes: tuple[str, ...]
     capacity_bytes: int = 0
+    created_ns: int = 0
     format: int = 1
 
 
@@ -57,19 +63,30 @@ def own_attributes(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def create(
-    volume_id: str, name: str, parameters: Mapping[str, str], asked: Range, before: Created | None
+    volume_id: str,
+    name: str,
+    parameters: Mapping[str, str],
+    asked: Range,
+    before: Created | None,
+    *,
+    now_ns: int,
 ) -> Created:
     """The record of a volume that is created: the one from before, if there is one.
 
     Raises:
         RangeError: No size is in the range.
+        UsageError: The model is no ref.
         ConflictError: The name was given to another volume.
     """
     asked.check()
-    pairs = tuple(sorted(f"{key}={value}" for key, value in own_attributes(parameters).items()))
+    pairs = _pairs(own_attributes(parameters))
     if before is None:
         return Created(
-            volume_id=volume_id, name=name, attributes=pairs, capacity_bytes=asked.required_bytes
+            volume_id=volume_id,
+            name=name,
+            attributes=pairs,
+            capacity_bytes=asked.required_bytes,
+            created_ns=now_ns,
         )
     if before.attributes != pairs:
         raise ConflictError(f"a volume {name} was created with other parameters")
@@ -79,3 +96,11 @@ def create(
             " asked for now"
         )
     return before
+
+
+def _pairs(attributes: Mapping[str, str]) -> tuple[str, ...]:
+    kept = {
+        key: recorded(value.strip()) if key == "model" else value
+        for key, value in attributes.items()
+    }
+    return tuple(sorted(f"{key}={value}" for key, value in kept.items()))

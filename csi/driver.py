@@ -23,6 +23,7 @@ from damselfly.csi.publication import Publication
 from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
 from damselfly.csi.registration import Registration
+from damselfly.csi.sealing import Sealing
 from damselfly.csi.server import SocketServer, service
 from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.taint import Cluster, keep_removing
@@ -68,7 +69,8 @@ async def _serve(options: Options) -> None:
     calls = Calls(metrics, clock)
     records = Records(options.state_folder, Publication)
     created = Records(options.state_folder / "created", Created)
-    targets = Targets(options.kubelet_root, options.store, records, clock)
+    sealing = Sealing(options.staging_folder)
+    targets = Targets(options.kubelet_root, options.store, records, sealing, clock)
     published = recover(options, targets, records, clock)
     agent = AgentClient(options.agent_socket)
     registration = Registration(options, calls) if options.is_self_registering else None
@@ -91,7 +93,7 @@ async def _serve(options: Options) -> None:
         node: Node = Node(options, volumes, targets)
         if options.shows_health:
             node = HealthyNode(options, volumes, targets, agent)
-        controller = Controller(options, volumes, created, created.open(), agent, exclusive)
+        controller = Controller(options, volumes, created, created.open(), agent, exclusive, clock)
         identity = Identity(options.driver_name, lambda: True)
         known = csi_pb2.DESCRIPTOR.services_by_name
         services = [

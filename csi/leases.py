@@ -27,7 +27,7 @@ class Leases:
         self._store = store
 
     def hold(self, artifact: Digest, lease_id: str, now_ns: int) -> None:
-        """Make a lease without an end, if it is not there.
+        """Make a lease without an end, if it is not there; it is on the disk when this returns.
 
         Raises:
             OSError: It cannot be made.
@@ -51,6 +51,7 @@ class Leases:
             finally:
                 os.close(file)
             os.rename(unfinished, lease_id, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync(folder)
 
     def release(self, artifact: Digest, lease_id: str) -> bool:
         """Remove a lease; False: there was none, or no such store any more.
@@ -100,3 +101,14 @@ def _make_folder(parent: int, name: str) -> None:
         os.mkdir(name, _FOLDER_MODE, dir_fd=parent)
         owner = os.stat(parent)
         os.chown(name, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
+        _sync(parent)
+
+
+def _sync(folder: int) -> None:
+    """See that the names in a directory are on the disk."""
+    # Ours cannot be asked for that: it was opened as a place to go on from, and no more.
+    readable = os.open(through(folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(readable)
+    finally:
+        os.close(readable)

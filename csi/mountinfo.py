@@ -25,9 +25,9 @@ class MountLine:
     options: frozenset[str]
 
     @property
-    def is_read_only(self) -> bool:
-        """Nobody can write through this mount, whatever its file system allows."""
-        return "ro" in self.options
+    def is_sealed(self) -> bool:
+        """Nobody can write through this mount or gain anything by what is in it."""
+        return self.options >= {"ro", "nosuid", "nodev"}
 
     @property
     def is_gone(self) -> bool:

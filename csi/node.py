@@ -14,7 +14,6 @@ from damselfly.csi.volume import (
     Wish,
     check_volume_id,
     is_inline,
-    parse_credentials,
     parse_source,
 )
 from damselfly.csi.volumes import Volumes
@@ -53,14 +52,13 @@ class Node:
             or self._volumes.is_published(volume_id, target)  # It was allowed when it began.
         )
         source = parse_source(request.volume_context, allows_files=allows_files)
-        credentials = parse_credentials(request.secrets)
         wish = Wish(volume_id=volume_id, target=target, source=source)
         patience_s = self._options.limits.publish_wait_s
         # None without a deadline, whatever the stubs say.
         left_s = cast("float | None", context.time_remaining())
         if left_s is not None:
             patience_s = min(patience_s, max(0.0, left_s - HANG_UP_MARGIN_S))
-        await self._volumes.publish(wish, credentials, patience_s)
+        await self._volumes.publish(wish, request.secrets, patience_s)
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(
@@ -141,9 +139,10 @@ class HealthyNode(Node):
         record = self._volumes.find(volume_id, request.volume_publish_path)
         health = csi_pb2.VolumeHealth(volume_id=volume_id)
         mounted = await self._volumes.mount_of(record)
-        if mounted not in {Mount.WELL, Mount.WRITABLE}:
+        if mounted is not Mount.WELL:
+            is_read = mounted is Mount.WRITABLE  # What is in it may be changed by anybody.
             health.health_statuses.add(
-                status=csi_pb2.INACCESSIBLE,
+                status=csi_pb2.DEGRADED if is_read else csi_pb2.INACCESSIBLE,
                 reason=f"Mount{mounted.name.capitalize()}",
                 message=f"at {record.target} is {mounted.value}",
             )

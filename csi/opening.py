@@ -97,7 +97,7 @@ class Opening:
             async with asyncio.timeout(max(0.0, ends_at_s - self._clock.monotonic_s())):
                 await self.ended.wait()
         except TimeoutError:
-            return False
+            return self.ended.is_set()  # Both may come in the same turn of the loop.
         finally:
             self.waiting -= 1
             self.asked_for_s = self._clock.monotonic_s()

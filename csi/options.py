@@ -29,7 +29,7 @@ class Limits:
     openings_max: int = 512
     """Volumes being opened at a time, a thread each. A node has 110 pods, 250 at most."""
     records_max: int = 10_000
-    """Volumes that are mounted, or were created and not deleted."""
+    """Volumes that are mounted. Of those that were created here as many are remembered."""
     registration_interval_s: float = 2.0
     """Between two looks whether the registration socket is still there."""
 
@@ -70,6 +70,11 @@ class Options:
     def state_folder(self) -> Path:
         """Where records are kept."""
         return self.state or self.kubelet_root / "plugins" / self.driver_name / "volumes"
+
+    @property
+    def staging_folder(self) -> Path:
+        """Where an old kernel seals mounts: beside the records, where nothing is shared."""
+        return self.state_folder / "staging"
 
     @property
     def registration_socket(self) -> Path:

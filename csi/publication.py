@@ -27,13 +27,14 @@ from enum import Enum
 
 from damselfly.client.record import Record
 from damselfly.csi.status import ConflictError, PreconditionError
-from damselfly.csi.volume import Source, Wish
+from damselfly.csi.volume import Wish, recorded
 from damselfly.errors import DamselflyError
 
 
 class Publication(Record):
     """The record of a volume at a target.
 
+    `ref` is `recorded`, without what may be a signature: to compare and to show, not to pull.
     `artifact`, `store` and `path` are what the agent opened. They are empty in a record that was
     made for a mount which had lost its own, as is `ref`: such a volume is taken for what is wanted.
     """
@@ -57,8 +58,11 @@ class Publication(Record):
         """This volume is the one that is wished for."""
         if self.volume_id != wish.volume_id:
             return False
-        return not self.ref or wish.source == Source(
-            ref=self.ref, include=self.include, exclude=self.exclude, layout=self.layout
+        return not self.ref or (self.ref, self.include, self.exclude, self.layout) == (
+            recorded(wish.source.ref),
+            wish.source.include,
+            wish.source.exclude,
+            wish.source.layout,
         )
 
 
@@ -66,8 +70,8 @@ class Mount(Enum):
     """What is mounted at a target."""
 
     NONE = "nothing"
-    WELL = "the view, read-only"
-    WRITABLE = "the view, not read-only yet: we died between two system calls"
+    WELL = "the view, sealed: read-only, without devices and set-user-id bits"
+    WRITABLE = "the view, not sealed: mounted by another hand than this driver's"
     DEAD = "a mount whose directory is gone"
     FOREIGN = "something else"
 
@@ -99,7 +103,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Lease it, record it, and mount it if it is not mounted; then see that it is read-only."""
+    """Lease it, record it, and mount it if it is not mounted, or not sealed."""
 
     record: Publication
 

@@ -25,7 +25,6 @@ from damselfly.csi.mountinfo import mounts_at, paths_of
 from damselfly.csi.options import Options
 from damselfly.csi.publication import Facts, Mount, Publication
 from damselfly.csi.records import Records
-from damselfly.csi.status import CSIError
 from damselfly.csi.targets import Targets
 from damselfly.csi.volume import lease_id
 from damselfly.errors import DamselflyError, UsageError
@@ -63,7 +62,7 @@ def recover(
         try:
             if _stands(record, targets, is_known=record.target in notes):
                 kept[name] = record
-        except CSIError as exc:
+        except DamselflyError as exc:
             logger.warning("record.kept", extra={"target_path": record.target, "error": exc})
             kept[name] = record
     recorded = {record.target for record in kept.values()}
@@ -115,6 +114,11 @@ def _adopted(note: Note, options: Options, targets: Targets, clock: Clock) -> Pu
     """The record of a mount that has lost its own; None: nothing is mounted there."""
     if targets.look(note.target, None).mount is not Mount.FOREIGN:
         return None
+    try:
+        place = _place_of(note, mount_table(), options.store)
+    except (OSError, ValueError) as exc:  # Gone, or dead, since we looked.
+        logger.warning("mount.unrecorded", extra={"target_path": note.target, "error": exc})
+        return None
     count, size = _counted(note.target)
     record = Publication(
         volume_id=note.volume_id,
@@ -124,12 +128,15 @@ def _adopted(note: Note, options: Options, targets: Targets, clock: Clock) -> Pu
         files=count,
         published_ns=clock.wall_ns(),
     )
-    if place := _place_of(note, mount_table(), options.store):
+    if place is not None:
         record = record.but(
             artifact=str(place.artifact), store=str(place.store), path=str(place.path)
         )
+    mounted = targets.look(note.target, record).mount
+    if mounted not in {Mount.WELL, Mount.WRITABLE}:
+        return None
     try:
-        targets.show(record, Facts(mount=Mount.WRITABLE, record=record, is_fresh=True))
+        targets.show(record, Facts(mount=mounted, record=record, is_fresh=True))
     except DamselflyError as exc:
         logger.warning("mount.unrecorded", extra={"target_path": note.target, "error": exc})
     logger.info("volume.adopted", extra={"target_path": note.target, "artifact": record.artifact})
@@ -146,13 +153,22 @@ class _Place:
 
 
 def _place_of(note: Note, table: str, store: Path | None) -> _Place | None:
-    """Which view is mounted: one in this store, or in any that is on the same file system."""
+    """Which view is mounted: one in this store, or in any that is on the same file system.
+
+    Raises:
+        OSError: What is mounted cannot be looked at.
+        ValueError: Nothing is mounted.
+    """
     *_, upper = mounts_at(table, note.target)
     seen = os.stat(note.target)
+    # The kernel names directories without links, and the store may have been told with one.
+    real = None if store is None else Path(os.path.realpath(store))
     for text in paths_of(table, upper):
         path = Path(text)
-        if store is not None and not path.is_relative_to(store):
-            continue
+        if store is not None and real is not None:
+            if not path.is_relative_to(real):
+                continue
+            path = store / path.relative_to(real)
         parts = path.parts
         try:
             start = len(parts) - 1 - parts[::-1].index(_VIEWS)

@@ -13,7 +13,7 @@ from damselfly.client.record import Record
 from damselfly.csi.exclusive import Exclusive
 from damselfly.csi.leases import Leases
 from damselfly.csi.records import Records
-from damselfly.csi.volume import file_name
+from damselfly.csi.volume import file_name, is_lease_of, lease_prefix
 from damselfly.model.digest import Digest
 
 logger = logging.getLogger(__name__)
@@ -70,15 +70,18 @@ class Stores:
         for store in self._known():
             await self._exclusive.work(partial(Leases(store).release_everywhere, lease))
 
-    async def sweep(self, prefix: str, is_held: Callable[[Digest, str], bool]) -> None:
-        """Give back the leases that begin so and are not held."""
+    async def sweep(self, driver_name: str, is_held: Callable[[Digest, str], bool]) -> None:
+        """Give back the leases of this driver that are not held."""
+        prefix = lease_prefix(driver_name)
         for store in self._known():
             leases = Leases(store)
             found = await self._exclusive.work(partial(leases.beginning_with, prefix))
             # Which of them are whose is decided here, without waiting: an opening that begins
             # later finds its lease among those that are being released, and comes again.
             orphans = [
-                (artifact, lease) for artifact, lease in found if not is_held(artifact, lease)
+                (artifact, lease)
+                for artifact, lease in found
+                if is_lease_of(driver_name, lease) and not is_held(artifact, lease)
             ]
             self._releasing.update(lease for _, lease in orphans)
             try:

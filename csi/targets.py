@@ -1,7 +1,8 @@
 """What is at a target, and the steps that change it. Blocking: for a worker's thread.
 
-Publishing goes record, directory, mount, read-only; taking away goes mount, directory, lease,
-record. A crash anywhere leaves the record, by which either can be gone through again.
+Publishing goes record, directory, mount, which is sealed from its first moment; taking away goes
+mount, directory, lease, record. A crash anywhere leaves the record, by which either can be gone
+through again.
 """
 
 import errno
@@ -18,6 +19,7 @@ from damselfly.csi.mountinfo import MountLine, mounts_at
 from damselfly.csi.places import folder_below, through
 from damselfly.csi.publication import Facts, Mount, Publication
 from damselfly.csi.records import Records
+from damselfly.csi.sealing import Sealing
 from damselfly.csi.status import CSIError, KernelError, PreconditionError, system_error
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
@@ -32,12 +34,18 @@ class Targets:
     """Looks at targets and changes them. Any thread, one at a time for the same target."""
 
     def __init__(
-        self, kubelet_root: Path, store: Path | None, records: Records[Publication], clock: Clock
+        self,
+        kubelet_root: Path,
+        store: Path | None,
+        records: Records[Publication],
+        sealing: Sealing,
+        clock: Clock,
     ) -> None:
         self._root = Path(os.path.realpath(kubelet_root))
         self._told_root = kubelet_root
         self._store = store
         self._records = records
+        self._sealing = sealing
         self._clock = clock
 
     def check(self, target: str) -> str:
@@ -89,7 +97,7 @@ class Targets:
             else:
                 if (meant.st_dev, meant.st_ino) != (seen.st_dev, seen.st_ino):
                     return Mount.FOREIGN
-        return Mount.WELL if upper.is_read_only else Mount.WRITABLE
+        return Mount.WELL if upper.is_sealed else Mount.WRITABLE
 
     def _is_held(self, record: Publication) -> bool:
         if not record.path:
@@ -109,7 +117,11 @@ class Targets:
     # --- publishing ---------------------------------------------------------------------------
 
     def show(self, record: Publication, facts: Facts) -> None:
-        """Lease, record, mount if need be, and see that it is read-only.
+        """Lease, record, and mount if need be.
+
+        A mount that can be written through gets a sealed one on top. Sealing it where it is would
+        change our copy of it and not the host's, and to take it away first would show an empty
+        directory to a container that starts just then.
 
         Raises:
             DamselflyError: It did not work; what was made is as it was left.
@@ -120,37 +132,29 @@ class Targets:
                 self._records.put(record.lease, record)
             with self._parent(record.target) as (parent, name):
                 if facts.mount is Mount.NONE:
-                    self._bind(record, parent, name)
-                if facts.mount is not Mount.WELL:
-                    mount.seal(through(parent, name))
+                    self._mount(record, parent, name)
+                elif facts.mount is not Mount.WELL:
+                    with _opened(record.target, parent, name) as target:
+                        self._sealing.show(target, target)
         except OSError as exc:
             raise system_error(
                 f"mounting {record.path or 'the volume'} at {record.target}", exc
             ) from exc
 
     def _hold(self, record: Publication) -> None:
-        # The lease first, then a look at the view (in `_bind`): an eviction looks in that order.
+        # The lease first, then a look at the view (in `_mount`): an eviction looks in that order.
         if record.artifact:
             artifact = Digest.parse(record.artifact)
             Leases(self._store_of(record)).hold(artifact, record.lease, self._clock.wall_ns())
 
-    def _bind(self, record: Publication, parent: int, name: str) -> None:
+    def _mount(self, record: Publication, parent: int, name: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(name, TARGET_MODE, dir_fd=parent)
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            target = os.open(name, flags, dir_fd=parent)
-        except OSError as exc:
-            if exc.errno in {errno.ELOOP, errno.ENOTDIR}:
-                raise PreconditionError(f"{record.target} is a link or a file") from exc
-            raise
-        try:
+        with _opened(record.target, parent, name) as target:
             if os.listdir(through(target)):
                 raise PreconditionError(f"{record.target} is not empty: not hiding what is in it")
             with folder_below(self._store_of(record), Path(record.path)) as view:
-                mount.bind(through(view), through(target))
-        finally:
-            os.close(target)
+                self._sealing.show(view, target)
 
     @contextmanager
     def _parent(self, target: str) -> Generator[tuple[int, str]]:
@@ -224,3 +228,19 @@ class Targets:
             Leases(self._store_of(record)).release(Digest.parse(record.artifact), record.lease)
         except (OSError, UsageError) as exc:
             logger.warning("lease.kept", extra={"lease": record.lease, "error": exc})
+
+
+@contextmanager
+def _opened(target: str, parent: int, name: str) -> Generator[int]:
+    """A descriptor of a target: of the mount that is uppermost, if there is one."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        opened = os.open(name, flags, dir_fd=parent)
+    except OSError as exc:
+        if exc.errno in {errno.ELOOP, errno.ENOTDIR}:
+            raise PreconditionError(f"{target} is a link or a file") from exc
+        raise
+    try:
+        yield opened
+    finally:
+        os.close(opened)

@@ -29,6 +29,7 @@ VOLUME_ID_BYTES_MAX = 512
 """CSI allows 128; a handle that somebody wrote by hand may be longer, and does no harm."""
 SECRET_CHARS_MAX = 16 * 1024
 
+_LEASE_REST = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _INLINE_ID = re.compile(r"csi-[0-9a-f]{64}", re.ASCII)
 
 
@@ -103,6 +104,15 @@ def _ref(text: str, *, allows_files: bool) -> str:
     return text
 
 
+def recorded(text: str) -> str:
+    """A ref as it may be written down: two are equal if their records are.
+
+    The query of a presigned one is a secret, and a digest of the whole stands for it.
+    """
+    ref = Ref.parse(text)
+    return ref.safe if ref.safe == str(ref) else f"{ref.safe} sha256:{_digest(str(ref))}"
+
+
 def _globs(key: str, text: str) -> tuple[str, ...]:
     globs = tuple(glob for part in text.split(",") if (glob := part.strip()))
     if len(globs) > GLOBS_MAX:
@@ -133,12 +143,15 @@ def check_volume_id(volume_id: str) -> str:
 def parse_credentials(secrets: Mapping[str, str]) -> Credentials | None:
     """Read what proves who asks: `token` (or `HF_TOKEN`), or `username` and `password`.
 
-    Other keys are none of ours: a Secret may serve others too. Space around a value is cut off; it
-    is mostly the newline that an editor left.
+    Other keys beside them are none of ours: a Secret may serve others too. One with nothing of ours
+    is a mistake, which would look like a model that denies access. Space around a value is cut off;
+    it is mostly the newline that an editor left.
 
     Raises:
-        UsageError: A value cannot be one. It is not repeated.
+        UsageError: A value cannot be one, or no key is known. No value is repeated.
     """
+    if not secrets:
+        return None
     found: dict[str, str] = {}
     for name, keys in (
         ("token", ("token", "HF_TOKEN")),
@@ -153,7 +166,12 @@ def parse_credentials(secrets: Mapping[str, str]) -> Credentials | None:
                 break
     if "password" in found and "username" not in found:
         raise UsageError("the secret has a password and no username")
-    return Credentials(**found) if found else None
+    if not found:
+        raise UsageError(
+            "the secret has nothing that is used: its keys are 'token' or 'HF_TOKEN', or 'username'"
+            " with 'password', and what they hold must not be empty"
+        )
+    return Credentials(**found)
 
 
 def lease_id(driver_name: str, volume_id: str, target: str) -> str:
@@ -162,8 +180,13 @@ def lease_id(driver_name: str, volume_id: str, target: str) -> str:
 
 
 def lease_prefix(driver_name: str) -> str:
-    """How every lease of this driver begins."""
+    """How every lease of this driver begins; so may those of another, see `is_lease_of`."""
     return f"{driver_name}-"
+
+
+def is_lease_of(driver_name: str, lease: str) -> bool:
+    """This driver gives leases such names. One whose name begins with ours gives others."""
+    return bool(_LEASE_REST.fullmatch(lease.removeprefix(lease_prefix(driver_name))))
 
 
 def file_name(name: str) -> str:

@@ -30,7 +30,7 @@ from damselfly.csi.publication import (
 from damselfly.csi.status import CSIError, PendingError, VolumeNotFoundError, code_of
 from damselfly.csi.stores import Stores
 from damselfly.csi.targets import Targets
-from damselfly.csi.volume import Wish, lease_id, lease_prefix
+from damselfly.csi.volume import Wish, lease_id, parse_credentials, recorded
 from damselfly.errors import CapacityError, DamselflyError, RemoteProtocolError, UsageError
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
@@ -103,8 +103,10 @@ class Volumes:
 
     # --- publishing ---------------------------------------------------------------------------
 
-    async def publish(self, wish: Wish, credentials: Credentials | None, patience_s: float) -> None:
+    async def publish(self, wish: Wish, secrets: Mapping[str, str], patience_s: float) -> None:
         """Publish a volume; it is when this returns. `wish.target` has been checked.
+
+        The secrets are read only if the agent has to be asked: rule 1 of `publication`.
 
         Raises:
             PendingError: It is not done after `patience_s`, and goes on; it says how far it is.
@@ -112,9 +114,7 @@ class Volumes:
         """
         ends_at_s = self._clock.monotonic_s() + patience_s
         for _ in range(LOOKS_MAX):
-            opening = await self._exclusive.step(
-                wish.target, partial(self._advance, wish, credentials)
-            )
+            opening = await self._exclusive.step(wish.target, partial(self._advance, wish, secrets))
             if opening is None:
                 return
             if not await opening.wait(ends_at_s):
@@ -124,7 +124,7 @@ class Volumes:
                 raise opening.error or PendingError(f"{wish.target} was unpublished meanwhile")
         raise PendingError(f"{wish.target} is being worked on by others")
 
-    async def _advance(self, wish: Wish, credentials: Credentials | None) -> Opening | None:
+    async def _advance(self, wish: Wish, secrets: Mapping[str, str]) -> Opening | None:
         """Go as far as possible without waiting for the agent; None: the volume is published."""
         for _ in range(LOOKS_MAX):
             opening = self._joined(wish)
@@ -143,7 +143,7 @@ class Volumes:
                     logger.warning("mount.dead", extra={"target_path": wish.target})
                     await self._exclusive.work(partial(self._targets.clear, wish.target))
                 case Open():
-                    return self._begin(wish, credentials)
+                    return self._begin(wish, parse_credentials(secrets))
                 case Refuse(error):
                     if fresh is not None:
                         await self._undo(wish.target, fresh)
@@ -204,7 +204,7 @@ class Volumes:
             volume_id=wish.volume_id,
             target=wish.target,
             lease=opening.lease,
-            ref=wish.source.ref,
+            ref=recorded(wish.source.ref),
             include=wish.source.include,
             exclude=wish.source.exclude,
             layout=wish.source.layout,
@@ -280,6 +280,12 @@ class Volumes:
             return  # The kubelet calls again, or unpublishes.
         if record is not None and is_final:
             await self._undo(target, record, because=opening.error)
+        await self._give_back(opening)
+
+    async def _give_back(self, opening: Opening) -> None:
+        """Give back the lease of an opening that nobody wants, wherever the agent made it."""
+        if opening.opened is not None:  # Its store may be one that nothing was mounted from.
+            await self._stores.remember(opening.opened.store)
         await self._stores.release_everywhere(opening.lease)
 
     def _ended(self, opening: Opening) -> None:
@@ -311,29 +317,34 @@ class Volumes:
                 del self._openings[target]
         await self._exclusive.work(partial(self._targets.take_away, target, record))
         self._records.pop(target, None)
-        if record is None:
+        if opening is not None and opening.ended.is_set():
+            await self._give_back(opening)
+        elif record is None:
             # The agent may have leased it for a call of which nothing else is left.
             lease = lease_id(self._options.driver_name, volume_id, target)
             await self._stores.release_everywhere(lease)
-        else:
+        if record is not None:
             logger.info("volume.unpublished", extra={"volume_id": volume_id, "target_path": target})
 
     async def sweep(self) -> None:
         """Give up what was opened and never asked for again, and leases that are nobody's."""
         now = self._clock.monotonic_s()
         for target, opening in list(self._openings.items()):
-            if opening.waiting or now - opening.asked_for_s < self._limits.forgotten_s:
+            is_leaving = opening.is_abandoned and opening.ended.is_set()
+            is_wanted = now - opening.asked_for_s < self._limits.forgotten_s
+            if opening.waiting or (is_wanted and not is_leaving):
                 continue
             logger.info("volume.forgotten", extra={"volume_id": opening.wish.volume_id})
             opening.is_abandoned = True
             if opening.ended.is_set():
                 await self._exclusive.step(target, partial(self._failed, opening))
-        await self._stores.sweep(lease_prefix(self._options.driver_name), self._is_held)
+        await self._stores.sweep(self._options.driver_name, self._is_held)
 
     def _is_held(self, artifact: Digest, lease: str) -> bool:
         """Somebody holds this lease, or is about to."""
+        # A record that was made again may not know what it holds.
         return any(
-            (record.artifact, record.lease) == (str(artifact), lease)
+            record.lease == lease and record.artifact in {"", str(artifact)}
             for record in self._records.values()
         ) or any(opening.lease == lease for opening in self._openings.values())
 

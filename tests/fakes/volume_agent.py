@@ -49,7 +49,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 class VolumeAgent:
     """See the module. A context; it may be ended and begun again with the same store.
 
-    `models` are files by ref; `tokens` what a ref wants to see; `failures` what a ref ends with.
+    `models` are files by ref; `tokens` what a ref wants to see; `failures` what a ref ends with;
+    `asked` and `answered` count requests that came, and that are over however they ended. One that
+    `is_old` knows no volumes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,9 +62,11 @@ class VolumeAgent:
         self.failures: dict[str, DamselflyError] = {}
         self.progress: dict[str, Progress] = {}
         self.asked: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.available_bytes = 10 << 30
+        self.is_old = False
         self._lock = threading.Lock()
         self._is_ending = threading.Event()
         self._server: _Server | None = None
@@ -107,6 +111,13 @@ class VolumeAgent:
         """Answer one request."""
         with self._lock:
             self.asked[request.ref] += 1
+        try:
+            self._open_volume(request, say)
+        finally:
+            with self._lock:
+                self.answered[request.ref] += 1
+
+    def _open_volume(self, request: VolumeRequest, say: Any) -> None:
         check_lease_id(request.lease)
         Ref.parse(request.ref)
         if request.layout not in {"plain", "hf-cache"}:
@@ -182,7 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
         agent = self.server.agent
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))) or b"{}")
         try:
-            if self.path == "/v1/capacity":
+            if agent.is_old:
+                text = f"POST {self.path}: not found"
+                self._begin(404)
+                self.wfile.write(json.dumps({"error": "UsageError", "message": text}).encode())
+            elif self.path == "/v1/capacity":
                 answer = agent.capacity(CapacityRequest.parse(body, unknown_is_error=True))
                 self._begin(200)
                 self.wfile.write(json.dumps(answer.to_json()).encode())

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -75,13 +75,13 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[Node]:
+def running(folder: Path, *options: str, prefix: Sequence[str] = ()) -> Iterator[Node]:
     """A node, with the driver started; nothing is mounted below the folder afterwards."""
     with Fleet(folder / "fleet") as fleet, VolumeAgent(folder) as agent:
         agent.models[REF] = model()
         client = AgentClient(str(agent.socket))
         stand_in = cast("Any", type("Agent", (), {"client": client}))
-        driver = Driver(fleet, folder / "kubelet", stand_in, *options)
+        driver = Driver(fleet, folder / "kubelet", stand_in, *options, prefix=prefix)
         driver.start()
         try:
             yield Node(fleet, agent, driver)

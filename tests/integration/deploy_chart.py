@@ -27,6 +27,7 @@ EVERYTHING: Document = {
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "seLinuxOptions": {"type": "spc_t"},
     },
+    "csi": {"settings": {"allow_file_refs": True, "log_level": "debug"}},
     "startupTaint": {"enabled": True},
     "provisioner": {"enabled": True},
     "storageClasses": [

@@ -74,6 +74,7 @@ def test_bytes_as_a_kubelet_sends_them_are_understood(node: Node, driven: Driven
         + field(5, mount + writer)
         + b"\x30\x01"  # readonly: true
         + field(7, entry("unrelated", "x"))
+        + field(7, entry("token", "not-asked-for"))
         + field(8, entry("model", node.origin.url))
         + field(8, entry("csi.storage.k8s.io/ephemeral", "true"))
     )

@@ -16,6 +16,7 @@ from damselfly.csi.options import DRIVER_NAME, Options
 from damselfly.csi.publication import Clear, Done, Open, Publication, Show, publish
 from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
+from damselfly.csi.sealing import Sealing
 from damselfly.csi.targets import Targets
 from damselfly.csi.volume import Source, Wish, lease_id
 from damselfly.model.digest import Digest
@@ -27,6 +28,7 @@ pytestmark = needs_root
 ARTIFACT = Digest.of(b"the model")
 REF = "https://models.test/llama/"
 STEPS_MIN, STEPS_MAX = 5, 60
+KERNELS = pytest.mark.parametrize("has_trees", [True, False], ids=["trees", "an old kernel"])
 
 
 class CrashError(BaseException):
@@ -36,8 +38,9 @@ class CrashError(BaseException):
 class Machine:
     """What survives a crash: a store, a kubelet's directory, and the kernel's mounts."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, has_trees: bool) -> None:
         self.root = root
+        self.has_trees = has_trees
         self.store = root / "store"
         self.kubelet = root / "kubelet"
         self.view = self.store / "views" / ARTIFACT.hex / "all"
@@ -90,7 +93,9 @@ class Process:
             store=machine.store,
         )
         self.records = Records(self.options.state_folder, Publication)
-        self.targets = Targets(machine.kubelet, machine.store, self.records, SystemClock())
+        sealing = Sealing(self.options.staging_folder, has_trees=machine.has_trees)
+        clock = SystemClock()
+        self.targets = Targets(machine.kubelet, machine.store, self.records, sealing, clock)
         found = recover(self.options, self.targets, self.records, SystemClock())
         self.record = next(iter(found.values()), None)
 
@@ -128,7 +133,7 @@ class Fuse:
         self.left = 10**9
         for name in ("mkdir", "rmdir", "rename", "unlink", "open", "write", "fsync", "fchown"):
             self._fit(monkeypatch, os, name)
-        for name in ("_mount", "_unmount"):
+        for name in ("_mount", "_unmount", "_open_tree", "_seal", "attach"):
             self._fit(monkeypatch, mount, name)
 
     def _fit(self, monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
@@ -155,9 +160,9 @@ class Fuse:
 
 
 @contextmanager
-def a_machine(root: Path) -> Iterator[Machine]:
+def a_machine(root: Path, *, has_trees: bool = True) -> Iterator[Machine]:
     try:
-        yield Machine(root)
+        yield Machine(root, has_trees=has_trees)
     finally:
         for found in reversed(mounts_below(root)):
             mount.unmount_all(str(found.path))
@@ -167,19 +172,20 @@ def is_well(machine: Machine) -> bool:
     """It is mounted once, read-only, with a lease and a record."""
     (found,) = mounts_at(machine.target)
     return (
-        "ro" in found.options
+        found.options >= {"ro", "nosuid", "nodev"}
         and (machine.target / "weights").stat().st_size == 1000
         and len(machine.left()) == 4
     )
 
 
+@KERNELS
 @pytest.mark.parametrize("then", ["publish", "unpublish", "reboot and publish"])
 def test_a_crash_at_any_step_of_a_publish_is_gone_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str, *, has_trees: bool
 ) -> None:
     fuse = Fuse(monkeypatch)
     for steps in range(STEPS_MAX):
-        with a_machine(tmp_path / str(steps)) as machine:
+        with a_machine(tmp_path / str(steps), has_trees=has_trees) as machine:
             crashed = fuse.burns_in(steps, Process(machine).publish)
             if then == "reboot and publish":
                 mount.unmount_all(str(machine.target))

@@ -191,6 +191,19 @@ def test_an_agent_that_stays_away_is_named_and_the_code_is_not_final(node: Node)
     assert node.left_behind(target) == []
 
 
+def test_an_agent_that_knows_no_volumes_yet_is_asked_again(node: Node) -> None:
+    node.agent.is_old = True
+    target = node.target()
+
+    code, message = refusal(lambda: node.driver.publish("v1", target, {"model": REF}))
+    node.agent.is_old = False
+    node.driver.publish("v1", target, {"model": REF})
+
+    assert code == "UNAVAILABLE"
+    assert "a version without POST /v1/volumes" in message
+    assert files_below(target) == node.agent.models[REF]
+
+
 def test_a_full_store_is_told_as_such(node: Node) -> None:
     node.agent.failures[REF] = StoreFullError("the store lacks 3 GiB")
     target = node.target()
@@ -201,12 +214,14 @@ def test_a_full_store_is_told_as_such(node: Node) -> None:
 
 
 def test_unpublishing_amid_a_pull_ends_the_wish(node: Node) -> None:
+    node.restart("--store", str(node.agent.store))
     node.agent.may_go_on.clear()
     target = node.target()
     refusal(lambda: node.driver.publish("v1", target, {"model": REF}))
 
     node.driver.unpublish("v1", target)
     node.agent.may_go_on.set()
+    wait_until(lambda: node.agent.answered[REF] == 1, "the agent goes on for nobody")
     wait_until(lambda: not node.agent.leases(), "a lease of nobody")
 
     assert node.left_behind(target) == []

@@ -25,6 +25,7 @@ from tests.integration.csi_driver_node import (
 )
 
 pytestmark = needs_root
+SEALED = {"ro", "nosuid", "nodev"}
 
 
 @pytest.fixture
@@ -117,9 +118,9 @@ def test_a_volume_whose_pod_went_while_nobody_looked_is_taken_off_the_books(node
     assert node.left_behind(target) == []
 
 
-@pytest.mark.parametrize("is_told", [True, False], ids=["--store", "store unknown"])
+@pytest.mark.parametrize("store", ["told", "unknown", "told by a link"])
 def test_lost_records_are_made_again_from_what_is_mounted(
-    node: Node, tmp_path: Path, is_told: bool
+    node: Node, tmp_path: Path, store: str
 ) -> None:
     target = node.target(handle="v1")
     node.driver.publish("v1", target, {"model": REF})
@@ -129,8 +130,11 @@ def test_lost_records_are_made_again_from_what_is_mounted(
     shutil.rmtree(node.driver.state)
     shutil.rmtree(node.agent.store / "leases")
     (node.agent.store / "leases").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(node.agent.store)
+    told = {"told": node.agent.store, "told by a link": link}.get(store)
 
-    node.driver.start(*(("--store", str(node.agent.store)) if is_told else ()))
+    node.driver.start(*(("--store", str(told)) if told else ()))
     node.driver.publish("v1", target, {"model": REF})
 
     assert len(mounts_at(target)) == 1
@@ -147,29 +151,38 @@ def test_leases_of_nobody_are_given_back_and_those_of_others_are_kept(node: Node
     folder = next(node.agent.store.glob("leases/*"))
     other = folder.with_name("ab" * 32)
     other.mkdir()
-    for place in (folder / f"csi.damselfly.dev-{'0' * 40}", other / held, folder / "a-loader"):
+    anothers = f"csi.damselfly.dev-x-{'0' * 40}"
+    for place in (
+        folder / f"csi.damselfly.dev-{'0' * 40}",
+        other / held,
+        folder / "a-loader",
+        folder / anothers,
+    ):
         place.write_bytes(encode(None, 1))
 
     node.restart()
-    wait_until(lambda: len(list(node.agent.store.glob("leases/*/*"))) == 2, "leases are kept")
+    wait_until(lambda: len(list(node.agent.store.glob("leases/*/*"))) <= 3, "leases are kept")
 
     assert (folder / held).exists()
     assert (folder / "a-loader").exists()
+    assert (folder / anothers).exists()
 
 
-def test_a_mount_that_is_not_read_only_yet_is_sealed(node: Node) -> None:
+def test_a_mount_that_can_be_written_through_gets_a_sealed_one_on_top(node: Node) -> None:
     target = node.target(handle="v1")
     node.driver.publish("v1", target, {"model": REF})
     run("mount", "-o", "remount,bind,rw", str(target))
-    assert "rw" in mounts_at(target)[0].options
 
     node.driver.publish("v1", target, {"model": REF})
-    first = mounts_at(target)[0].options
+    first = mounts_at(target)
     run("mount", "-o", "remount,bind,rw", str(target))
     node.restart()
+    second = mounts_at(target)
+    node.driver.unpublish("v1", target)
 
-    assert "ro" in first
-    assert "ro" in mounts_at(target)[0].options
+    assert [first[-1].options >= SEALED, len(first)] == [True, 2]
+    assert [second[-1].options >= SEALED, len(second)] == [True, 3]
+    assert node.left_behind(target) == []
 
 
 def test_a_stop_is_quick_and_leaves_mounts_also_while_a_publish_waits(node: Node) -> None:

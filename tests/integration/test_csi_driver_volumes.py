@@ -1,33 +1,41 @@
 """The driver's volumes from inside: forgotten ones, limits, and what a hostile store can do."""
 
 import asyncio
+import errno
+import json
 import os
+import shutil
+import threading
 from collections.abc import AsyncIterator, Generator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.driver import mount_capability
 from bench.mounts import mounts_at, mounts_below
 from damselfly.client.agent import AgentClient
 from damselfly.client.answers import Opened, Progress, VolumeRequest
 from damselfly.clock import SystemClock
-from damselfly.csi import mount
+from damselfly.csi import mount, recovery
+from damselfly.csi.controller import Controller
+from damselfly.csi.created import Created
 from damselfly.csi.exclusive import Exclusive
 from damselfly.csi.leases import Leases
 from damselfly.csi.node import HealthyNode
-from damselfly.csi.opening import Agent
+from damselfly.csi.opening import Agent, Opening
 from damselfly.csi.options import DRIVER_NAME, Limits, Options
 from damselfly.csi.proto import csi_pb2
 from damselfly.csi.publication import Publication
 from damselfly.csi.records import Records
 from damselfly.csi.recovery import recover
-from damselfly.csi.status import PendingError, PreconditionError, VolumeNotFoundError
+from damselfly.csi.sealing import Sealing
+from damselfly.csi.status import ConflictError, PendingError, PreconditionError, VolumeNotFoundError
 from damselfly.csi.stores import SeenStore, Stores
 from damselfly.csi.targets import Targets
 from damselfly.csi.volume import Source, Wish, lease_id
 from damselfly.csi.volumes import Volumes
-from damselfly.errors import CapacityError, RemoteProtocolError
+from damselfly.errors import CapacityError, RemoteProtocolError, UsageError
 from damselfly.model.digest import Digest
 from tests.fakes.volume_agent import VolumeAgent, model
 from tests.integration.csi_driver_node import REF, needs_root, run
@@ -57,7 +65,13 @@ class Bench:
         clock = SystemClock()
         state = self.options.state_folder
         records = Records(state, Publication)
-        self.targets = Targets(self.options.kubelet_root, self.options.store, records, clock)
+        self.targets = Targets(
+            self.options.kubelet_root,
+            self.options.store,
+            records,
+            Sealing(self.options.staging_folder),
+            clock,
+        )
         published = recover(self.options, self.targets, records, clock)
         agent = agent or AgentClient(self.options.agent_socket)
         stores = Stores(self.options.store, Records(state / "stores", SeenStore), (), exclusive)
@@ -87,7 +101,7 @@ async def exclusive() -> AsyncIterator[Exclusive]:
 async def begun(volumes: Volumes, wish: Wish) -> None:
     """Begin to publish, and hang up."""
     with pytest.raises(PendingError):
-        await volumes.publish(wish, None, 0.0)
+        await volumes.publish(wish, {}, 0.0)
 
 
 async def until(volumes: Volumes, wish: Wish, *, ended: bool) -> None:
@@ -136,7 +150,7 @@ async def test_a_sweep_takes_nothing_from_who_is_waiting(
 ) -> None:
     bench.fake.may_go_on.clear()
     volumes, wish = bench.volumes(exclusive), bench.wish()
-    call = asyncio.create_task(volumes.publish(wish, None, PATIENCE_S))
+    call = asyncio.create_task(volumes.publish(wish, {}, PATIENCE_S))
     while not any(opening.waiting for opening in volumes._openings.values()):
         await asyncio.sleep(0)
 
@@ -152,7 +166,7 @@ async def test_a_sweep_takes_nothing_from_who_is_waiting(
 async def test_a_call_that_waits_hears_of_an_unpublish(bench: Bench, exclusive: Exclusive) -> None:
     bench.fake.may_go_on.clear()
     volumes, wish = bench.volumes(exclusive), bench.wish()
-    call = asyncio.create_task(volumes.publish(wish, None, PATIENCE_S))
+    call = asyncio.create_task(volumes.publish(wish, {}, PATIENCE_S))
     while not any(opening.waiting for opening in volumes._openings.values()):
         await asyncio.sleep(0)
 
@@ -171,10 +185,65 @@ async def test_a_publish_after_an_unpublish_begins_anew(bench: Bench, exclusive:
     await volumes.unpublish(wish.volume_id, wish.target)
     bench.fake.may_go_on.set()
 
-    await volumes.publish(wish, None, PATIENCE_S)
+    await volumes.publish(wish, {}, PATIENCE_S)
 
     assert len(mounts_at(Path(wish.target))) == 1
     assert len(bench.fake.leases()) == 1
+
+
+class Late:
+    """An agent that leases and answers when it may."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+
+    def open_volume(self, request: VolumeRequest) -> Generator[Progress | Opened]:
+        self.is_asked.set()
+        assert self.may_answer.wait(PATIENCE_S)
+        Leases(self._store).hold(DIGEST, request.lease, 1)
+        yield Opened(
+            ref=request.ref,
+            artifact=str(DIGEST),
+            path=str(self._store / "views" / "x"),
+            store=str(self._store),
+            bytes=1,
+            files=1,
+        )
+
+
+async def test_a_lease_that_comes_after_the_unpublish_goes_also_in_a_store_nobody_told_of(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    bench.options = replace(bench.options, store=None)
+    agent = Late(bench.fake.store)
+    volumes, wish = bench.volumes(exclusive, agent), bench.wish()
+    await begun(volumes, wish)
+    opening = volumes._openings[wish.target]
+    assert await asyncio.to_thread(agent.is_asked.wait, PATIENCE_S)
+
+    await volumes.unpublish(wish.volume_id, wish.target)
+    agent.may_answer.set()
+    await asyncio.wait_for(opening.ended.wait(), PATIENCE_S)
+    await exclusive.step(wish.target, nothing)
+
+    assert opening.opened is not None
+    assert bench.fake.leases() == set()
+
+
+async def test_what_was_opened_in_a_store_nobody_told_of_goes_with_the_unpublish(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    bench.options = replace(bench.options, store=None)
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await begun(volumes, wish)
+    await until(volumes, wish, ended=True)
+    assert bench.fake.leases()
+
+    await volumes.unpublish(wish.volume_id, wish.target)
+
+    assert bench.fake.leases() == set()
 
 
 async def test_volumes_being_opened_are_limited(bench: Bench, exclusive: Exclusive) -> None:
@@ -184,18 +253,18 @@ async def test_volumes_being_opened_are_limited(bench: Bench, exclusive: Exclusi
     await begun(volumes, bench.wish())
 
     with pytest.raises(PendingError, match="1 volumes are being opened"):
-        await volumes.publish(bench.wish("p2", "v2"), None, PATIENCE_S)
+        await volumes.publish(bench.wish("p2", "v2"), {}, PATIENCE_S)
 
 
 async def test_volumes_that_are_published_are_limited(bench: Bench, exclusive: Exclusive) -> None:
     bench.options = replace(bench.options, limits=Limits(records_max=1))
     volumes = bench.volumes(exclusive)
-    await volumes.publish(bench.wish(), None, PATIENCE_S)
+    await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     with pytest.raises(CapacityError):
-        await volumes.publish(bench.wish("p2", "v2"), None, PATIENCE_S)
+        await volumes.publish(bench.wish("p2", "v2"), {}, PATIENCE_S)
 
-    await volumes.publish(bench.wish(), None, PATIENCE_S)
+    await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
 
 class Liar:
@@ -226,7 +295,7 @@ async def test_an_answer_that_cannot_be_true_is_not_mounted(
     volumes = bench.volumes(exclusive, Liar(bench, **lies))
 
     with pytest.raises(RemoteProtocolError):
-        await volumes.publish(bench.wish(), None, PATIENCE_S)
+        await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     assert mounts_below(bench.root) == []
 
@@ -239,7 +308,7 @@ async def test_nothing_outside_of_the_store_that_we_were_told_of_is_mounted(
     volumes = bench.volumes(exclusive, Liar(bench, store=str(tmp_path), path=str(secret)))
 
     with pytest.raises(PreconditionError):
-        await volumes.publish(bench.wish(), None, PATIENCE_S)
+        await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     assert mounts_below(bench.root) == []
 
@@ -253,7 +322,7 @@ async def test_a_link_in_the_store_leads_nowhere(
     volumes = bench.volumes(exclusive, Liar(bench))
 
     with pytest.raises(PreconditionError):
-        await volumes.publish(bench.wish(), None, PATIENCE_S)
+        await volumes.publish(bench.wish(), {}, PATIENCE_S)
 
     assert mounts_below(bench.root) == []
 
@@ -298,13 +367,154 @@ def test_a_lease_is_found_without_knowing_what_it_holds(tmp_path: Path) -> None:
     assert {lease for _, lease in Leases(tmp_path).beginning_with("l")} == {"l11"}
 
 
+async def test_a_record_that_does_not_know_what_it_holds_keeps_its_lease(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+    held = bench.fake.leases()
+    record = volumes._records[wish.target]
+    volumes._records[wish.target] = record.but(artifact="", store="", path="")
+
+    await volumes.sweep()
+
+    assert bench.fake.leases() == held != set()
+
+
+async def test_a_volume_that_is_mounted_needs_no_secret_that_can_be_read(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+
+    await volumes.publish(wish, {"tokn": "x"}, PATIENCE_S)
+
+    with pytest.raises(UsageError, match="'HF_TOKEN'"):
+        await volumes.publish(bench.wish("p2", "v2"), {"tokn": "x"}, PATIENCE_S)
+    assert len(mounts_at(Path(wish.target))) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+async def test_a_driver_starts_though_a_record_cannot_be_mended(
+    bench: Bench, exclusive: Exclusive, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+    run("mount", "-o", "remount,bind,rw", wish.target)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Leases, "hold", refuse)
+    again = bench.volumes(exclusive)
+
+    assert wish.target in again.published
+
+
+@pytest.mark.parametrize("error", [ValueError("not enough values"), OSError(errno.ENOENT, "gone")])
+async def test_a_driver_starts_though_a_mount_goes_while_it_is_looked_at(
+    bench: Bench, exclusive: Exclusive, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    volumes, wish = bench.volumes(exclusive), bench.wish()
+    await volumes.publish(wish, {}, PATIENCE_S)
+    note = {"driverName": DRIVER_NAME, "volumeHandle": "v1"}
+    (Path(wish.target).parent / "vol_data.json").write_text(json.dumps(note))
+    shutil.rmtree(bench.options.state_folder)
+
+    def vanish(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recovery, "paths_of", vanish)
+
+    assert bench.volumes(exclusive).published == {}
+
+
+async def test_a_signature_in_a_ref_is_in_no_record(bench: Bench, exclusive: Exclusive) -> None:
+    ref = f"{REF}?X-Signature=hidden"
+    bench.fake.models[ref] = model()
+    wish = replace(bench.wish(), source=Source(ref=ref))
+    await bench.volumes(exclusive).publish(wish, {}, PATIENCE_S)
+    files = [path for path in bench.options.state_folder.rglob("*") if path.is_file()]
+
+    volumes = bench.volumes(exclusive)
+    await volumes.publish(wish, {}, PATIENCE_S)
+
+    assert files
+    assert "hidden" not in "".join(path.read_text() for path in files)
+    for other in (REF, f"{REF}?X-Signature=other"):
+        with pytest.raises(ConflictError):
+            await volumes.publish(replace(wish, source=Source(ref=other)), {}, PATIENCE_S)
+
+
+async def test_of_too_many_created_volumes_the_oldest_is_forgotten(
+    bench: Bench, exclusive: Exclusive
+) -> None:
+    options = replace(bench.options, limits=Limits(records_max=2))
+    records = Records(options.state_folder / "created", Created)
+    client = AgentClient(str(bench.fake.socket))
+    volumes = bench.volumes(exclusive)
+
+    def controller() -> Controller:
+        created = records.open()
+        return Controller(options, volumes, records, created, client, exclusive, SystemClock())
+
+    names = [f"pvc-{number}" for number in (3, 1, 2, 0)]
+    for name in names:  # A new one each time: what is remembered is on the disk.
+        request = csi_pb2.CreateVolumeRequest(
+            name=name,
+            parameters={"model": REF},
+            volume_capabilities=[mount_capability("MULTI_NODE_READER_ONLY")],
+        )
+        await controller().CreateVolume(request, None)  # type: ignore[arg-type]
+
+    assert set(records.open()) == set(names[-2:])
+
+
+async def test_an_end_that_comes_with_the_timeout_is_an_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, limits = SystemClock(), Limits()
+    request = VolumeRequest(ref=REF, lease="l")
+    opening = Opening(bench.wish(), request, Late(bench.fake.store), clock, limits, lambda _: None)
+
+    async def ended_too_late() -> bool:
+        opening.ended.set()
+        raise TimeoutError
+
+    monkeypatch.setattr(opening.ended, "wait", ended_too_late)
+
+    assert await opening.wait(clock.monotonic_s() + PATIENCE_S)
+    assert opening.waiting == 0
+
+
+def test_the_name_of_a_lease_is_on_the_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leases").mkdir()
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+
+    Leases(tmp_path).hold(DIGEST, "l1", 1)
+
+    folder = tmp_path / "leases" / DIGEST.hex
+    assert synced == [str(folder.parent), str(folder / ".l1"), str(folder)]
+
+
 async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive) -> None:
     volumes, wish = bench.volumes(exclusive), bench.wish()
-    await volumes.publish(wish, None, PATIENCE_S)
+    await volumes.publish(wish, {}, PATIENCE_S)
     node = HealthyNode(bench.options, volumes, bench.targets, AgentClient(str(bench.fake.socket)))
     request = csi_pb2.NodeGetVolumeHealthRequest(volume_id="v1", volume_publish_path=wish.target)
 
     well = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
+    run("mount", "-o", "remount,bind,rw", wish.target)
+    writable = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
     mount.unmount_all(wish.target)
     run("mount", "-t", "tmpfs", "none", wish.target)
     foreign = await node.NodeGetVolumeHealth(request, None)  # type: ignore[arg-type]
@@ -315,6 +525,8 @@ async def test_the_health_of_a_mount_is_told(bench: Bench, exclusive: Exclusive)
     )
 
     assert list(well.volume_health.health_statuses) == []
+    (status,) = writable.volume_health.health_statuses
+    assert (status.status, status.reason) == (csi_pb2.DEGRADED, "MountWritable")
     (status,) = foreign.volume_health.health_statuses
     assert (status.status, status.reason) == (csi_pb2.INACCESSIBLE, "MountForeign")
     assert [each.status for each in storage.backend_health] == [csi_pb2.STORAGE_DEGRADED]

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from damselfly import __version__
 from damselfly.agent.config import load_config
 from damselfly.agent.settings import SETTINGS
+from damselfly.cli import csi_cmd
 from tests.integration.deploy_chart import (
     CHART,
     ROOT,
@@ -20,6 +22,7 @@ from tests.integration.deploy_chart import (
     Document,
     RefusedError,
     containers_of,
+    expanded,
     only,
     pod_of,
     render,
@@ -130,7 +133,7 @@ def described_by_schema(name: str) -> bool:
 
 def is_a_value(name: str) -> bool:
     """Not what Kubernetes documents, nor the settings, which README does, nor Helm's own."""
-    return not re.match(r"(.*\.resources\.|agent\.settings\.|global$)", name)
+    return not re.match(r"(.*\.resources\.|(agent|csi)\.settings\.|global$)", name)
 
 
 def test_settings_are_those_that_the_agent_has() -> None:
@@ -162,6 +165,42 @@ def test_settings_become_what_the_agent_reads() -> None:
     assert config.warm.accept.prefixes == ("https://models/", "https://more/")
 
 
+def test_settings_of_the_driver_become_what_it_reads() -> None:
+    settings = {"allow_file_refs": True, "health": False, "publish_wait": "30s"}
+
+    driver = container(rendered({"csi": {"settings": settings}}), "csi")
+    environ = {entry["name"]: entry["value"] for entry in driver["env"] if "value" in entry}
+    parser = ArgumentParser()
+    csi_cmd.configure(parser)
+    flags = parser.parse_args(["--endpoint", "unix:///csi.sock", "--node-id", "n"])
+    options = csi_cmd._options(csi_cmd._settled(flags, environ))
+
+    assert options.allows_file_refs
+    assert not options.shows_health
+    assert options.limits.publish_wait_s == 30.0
+
+
+def test_settings_of_the_driver_are_flags_that_the_chart_does_not_set() -> None:
+    offered: Document = SCHEMA["properties"]["csi"]["properties"]["settings"]["properties"]
+    parser = ArgumentParser()
+    csi_cmd.configure(parser)
+    said = set(expanded(container(rendered({}), "csi")))
+
+    assert offered.keys() <= vars(parser.parse_args([])).keys()
+    assert not {f"--{name.replace('_', '-')}" for name in offered} & said
+
+
+def test_pods_of_a_system_priority_have_a_quota_that_allows_them() -> None:
+    quota = only(rendered({}), "ResourceQuota")
+    own = {"priorityClassName": "models"}
+    off = {"resourceQuota": {"enabled": False}}
+
+    (scope,) = quota["spec"]["scopeSelector"]["matchExpressions"]
+    assert (scope["scopeName"], scope["values"]) == ("PriorityClass", ["system-node-critical"])
+    for values in (own, off):
+        assert "ResourceQuota" not in {one["kind"] for one in rendered(values)}
+
+
 def container(objects: list[Document], name: str) -> Document:
     pod = pod_of(only(objects, "DaemonSet"))
     assert pod is not None
@@ -184,6 +223,8 @@ def container(objects: list[Document], name: str) -> Document:
         ({"agent": {"membership": "gossip"}}, "membership"),
         ({"agent": {"settings": {"store": {"capacity": "1GiB"}}}}, "capacity"),
         ({"agent": {"settings": {"agent": {"socket_mode": "0777"}}}}, "socket_mode"),
+        ({"csi": {"settings": {"endpoint": "unix:///x"}}}, "endpoint"),
+        ({"csi": {"settings": {"log_level": "loud"}}}, "log_level"),
         ({"image": {"digest": "sha256:abc"}}, "digest"),
         ({"maxUnavailable": 0}, "maxUnavailable"),
         ({"terminationGracePeriodSeconds": 10}, "terminationGracePeriodSeconds"),

@@ -10,7 +10,7 @@ PARAMETERS = {"model": "https://h/m/", "csi.storage.k8s.io/pvc/name": "claim"}
 
 
 def made(before: Created | None = None, required: int = GIB, limit: int = 0) -> Created:
-    return create("pvc-1", "pvc-1", PARAMETERS, Range(required, limit), before)
+    return create("pvc-1", "pvc-1", PARAMETERS, Range(required, limit), before, now_ns=1)
 
 
 def test_a_volume_has_the_size_that_was_asked_for() -> None:
@@ -28,7 +28,9 @@ def test_the_same_again_is_the_same() -> None:
 def test_what_kubernetes_says_about_the_claim_is_no_part_of_it() -> None:
     first = made()
 
-    assert create("pvc-1", "pvc-1", {"model": "https://h/m/"}, Range(GIB, 0), first) is first
+    assert (
+        create("pvc-1", "pvc-1", {"model": "https://h/m/"}, Range(GIB, 0), first, now_ns=2) is first
+    )
 
 
 @pytest.mark.parametrize(("required", "limit"), [(2 * GIB, 0), (0, GIB // 2)])
@@ -43,7 +45,7 @@ def test_another_model_is_a_conflict() -> None:
     first = made()
 
     with pytest.raises(ConflictError):
-        create("pvc-1", "pvc-1", {"model": "https://h/other/"}, Range(GIB, 0), first)
+        create("pvc-1", "pvc-1", {"model": "https://h/other/"}, Range(GIB, 0), first, now_ns=2)
 
 
 @pytest.mark.parametrize(("required", "limit"), [(2, 1), (-1, 0), (0, -1)])
@@ -59,3 +61,20 @@ def test_a_record_comes_back_as_it_was() -> None:
 
     assert read == first
     assert made(read) is read
+
+
+def test_a_signature_is_compared_and_not_written_down() -> None:
+    signed = {"model": "https://h/m/?X-Signature=hidden"}
+    first = create("pvc-1", "pvc-1", signed, Range(GIB, 0), None, now_ns=1)
+
+    assert create("pvc-1", "pvc-1", signed, Range(GIB, 0), first, now_ns=2) is first
+    assert "hidden" not in str(first.to_json())
+    with pytest.raises(ConflictError):
+        create(
+            "pvc-1",
+            "pvc-1",
+            {"model": "https://h/m/?X-Signature=other"},
+            Range(GIB, 0),
+            first,
+            now_ns=2,
+        )

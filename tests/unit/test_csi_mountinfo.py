@@ -18,9 +18,21 @@ torn li
 def test_a_mount_is_found_by_its_path_with_the_uppermost_last() -> None:
     lower, upper = mounts_at(TABLE, "/k/my pod/mount")
 
-    assert (lower.root, lower.is_read_only) == ("/store/views/aa/all", True)
-    assert (upper.root, upper.is_read_only) == ("/store/views/bb/all", False)
+    assert (lower.root, lower.is_sealed) == ("/store/views/aa/all", True)
+    assert (upper.root, upper.is_sealed) == ("/store/views/bb/all", False)
     assert mounts_at(TABLE, "/k/my") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "is_sealed"),
+    [("ro,nosuid,nodev", True), ("ro,nosuid,nodev,relatime", True), ("ro,relatime", False)],
+)
+def test_a_mount_is_sealed_that_is_read_only_without_devices_and_set_user_id_bits(
+    options: str, *, is_sealed: bool
+) -> None:
+    (found,) = mounts_at(f"50 27 254:1 /s /k {options} shared:3 - xfs /dev/vdb rw\n", "/k")
+
+    assert found.is_sealed is is_sealed
 
 
 def test_a_mount_of_a_removed_directory_is_gone() -> None:

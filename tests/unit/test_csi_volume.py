@@ -9,6 +9,7 @@ from damselfly.csi.volume import (
     check_volume_id,
     file_name,
     is_inline,
+    is_lease_of,
     lease_id,
     lease_prefix,
     parse_credentials,
@@ -118,9 +119,20 @@ def test_secrets_become_credentials() -> None:
     assert "abc" not in repr(token)
 
 
-@pytest.mark.parametrize("secrets", [{}, {"unrelated": "x"}, {"token": " \n"}])
-def test_a_secret_that_holds_nothing_of_ours_is_none(secrets: dict[str, str]) -> None:
-    assert parse_credentials(secrets) is None
+def test_without_a_secret_there_are_no_credentials() -> None:
+    assert parse_credentials({}) is None
+
+
+@pytest.mark.parametrize("secrets", [{"hf_token": "hidden"}, {"token": " \n"}, {"x": "hidden"}])
+def test_a_secret_that_holds_nothing_of_ours_is_refused_with_the_keys_that_are(
+    secrets: dict[str, str],
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_credentials(secrets)
+
+    told = explain(caught.value)
+    assert all(key in told for key in ("'token'", "'HF_TOKEN'", "'username'", "'password'"))
+    assert "hidden" not in told
 
 
 @pytest.mark.parametrize(
@@ -156,10 +168,13 @@ def test_a_lease_is_called_the_same_at_every_try_and_for_each_target() -> None:
     assert check_lease_id(lease_id("x" * 63, "../" * 200, "\n"))
 
 
-def test_one_drivers_leases_are_not_taken_for_anothers() -> None:
-    assert not lease_id("csi.damselfly.dev.two", "v", "t").startswith(
-        lease_prefix("csi.damselfly.dev")
-    )
+@pytest.mark.parametrize("other", ["csi.damselfly.dev.two", "csi.damselfly.dev-x", "x"])
+def test_one_drivers_leases_are_not_taken_for_anothers(other: str) -> None:
+    name = "csi.damselfly.dev"
+
+    assert is_lease_of(name, lease_id(name, "v", "t"))
+    assert not is_lease_of(name, lease_id(other, "v", "t"))
+    assert not is_lease_of(name, f"{name}-mine")
 
 
 def test_names_that_are_plain_stay_and_others_become_digests() -> None:

@@ -36,6 +36,7 @@ from damselfly.errors import (
     AgentUnavailableError,
     DamselflyError,
     RemoteProtocolError,
+    UsageError,
     error_classes,
 )
 
@@ -43,6 +44,8 @@ R = TypeVar("R", bound=Record)
 
 ANSWER_PATIENCE_S = 60.0
 STREAM_PATIENCE_S = 60.0  # the agent says at least `still here` every 5 s
+_UNKNOWN_PATH = frozenset({404, 405})
+"""With these an agent says of a path what it says of a usage: that it knows no such."""
 
 
 class AgentClient:
@@ -213,6 +216,8 @@ def _error(answer: object, status: int) -> DamselflyError:
     told = _object(answer)
     cls = error_classes().get(str(told.get("error")), DamselflyError)
     message = str(told.get("message") or f"the agent answers with status {status}")
+    if cls is UsageError and status in _UNKNOWN_PATH:
+        return RemoteProtocolError(f"the agent is of a version without {message.partition(':')[0]}")
     # Some classes build their message from parts, and only the message crossed the socket.
     error = cls.__new__(cls)
     error.args = (message,)
