@@ -2,7 +2,8 @@
 
     resolving ── plan ──> fetching ── every wanted chunk ──> sealing ── artifact, view ──> done
 
-A pull belongs to the agent, not to who asked for it: watchers come and go.
+A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
+finds ends that pull and no more (`LocalProtocolError`).
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from damselfly.errors import (
     CancelledError,
     DamselflyError,
     DigestMismatchError,
+    LocalProtocolError,
 )
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
@@ -126,6 +128,9 @@ class Pull:
         except asyncio.CancelledError:
             self.cancelled()
             raise
+        except Exception as exc:
+            logger.exception("pull.broken", extra={"ref": self.ref.safe})
+            self.failure = LocalProtocolError.found(f"pulling {self.ref.safe}", exc)
         finally:
             self.ended.set()
             self._phase = "done" if self.outcome else "failed"

@@ -132,7 +132,14 @@ class Swarms:
 
     def _join(self, swarm: Swarm) -> None:
         task = self._tasks.create_task(swarm.run())
-        self._swarms[swarm.swarm] = (swarm, task)
+        self._swarms[swarm.swarm] = entry = (swarm, task)
+
+        def forget(_: asyncio.Task[None]) -> None:
+            # Where it broke, nobody has left it: the next who looks joins anew.
+            if self._swarms.get(swarm.swarm) is entry:
+                del self._swarms[swarm.swarm]
+
+        task.add_done_callback(forget)
         logger.info("swarm.joined", extra={"swarm": swarm.swarm})
 
     async def _leave(self, swarm_id: SwarmID) -> None:
