@@ -217,11 +217,13 @@ class Pull:
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
         origin = shop.origins.for_ref(self.ref)
+        place = Ref.parse(plan.ref)
+        access = self._access if self.ref.is_trusted_with(place) else ANONYMOUS
 
         def open_span(
             file: PlannedFile, start: int, stop: int
         ) -> AbstractAsyncContextManager[OriginStream]:
-            return origin.open(Ref.parse(plan.ref), file, start, stop, self._access)
+            return origin.open(place, file, start, stop, access)
 
         async with shop.swarms.pulling(
             name,
