@@ -78,6 +78,8 @@ class Agents:
             async for addresses in changes:
                 self._core.listed(addresses, self._clock.monotonic_s())
                 self._changed.set()
+        self._core.listing_ended(self._clock.monotonic_s())
+        self._changed.set()
 
     async def _greet_all(self, tasks: asyncio.TaskGroup) -> None:
         version = self._core.version
