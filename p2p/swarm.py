@@ -525,8 +525,8 @@ class Swarm:
             self._fail(exc)  # Our own store failed: no peer can mend that.
         else:
             if reply.status == 200 and reply.length == length:
-                self._kept(action.index, Source.PEER, began_s)
-                self.planner.chunk_arrived(action.ask_id, self._now())
+                if self.planner.chunk_arrived(action.ask_id, self._now()):
+                    self._kept(action.index, Source.PEER, began_s)
             elif reply.status == 200:
                 self._failed(action, AskFailure.CORRUPT)
             elif reply.status == 503:
