@@ -5,11 +5,11 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import cast
 
 from damselfly.clock import Clock
 from damselfly.errors import DamselflyError, PeerUnavailableError, RemoteProtocolError
 from damselfly.p2p.discovery import PeerSource
+from damselfly.p2p.fields import Fields
 from damselfly.p2p.membership import Greet, Hello, Membership
 from damselfly.p2p.messages import AGENT_PATTERN, BOOT_PATTERN, ZONE_PATTERN, AgentID
 from damselfly.p2p.transport import PeerPool
@@ -17,6 +17,7 @@ from damselfly.p2p.transport import PeerPool
 logger = logging.getLogger(__name__)
 
 GREETING_S = 5.0
+HELLO_BYTES_MAX = 4096
 PROTOCOL = 1
 
 
@@ -77,6 +78,8 @@ class Agents:
             async for addresses in changes:
                 self._core.listed(addresses, self._clock.monotonic_s())
                 self._changed.set()
+        self._core.listing_ended(self._clock.monotonic_s())
+        self._changed.set()
 
     async def _greet_all(self, tasks: asyncio.TaskGroup) -> None:
         version = self._core.version
@@ -116,6 +119,9 @@ class Agents:
             self._core.failed(action.address, self._clock.monotonic_s(), is_refused=is_refused)
             if not isinstance(exc, PeerUnavailableError):
                 logger.warning("peer.misbehaved", extra={"peer": action.address, "error": str(exc)})
+        except Exception:
+            logger.exception("greeting.broken", extra={"peer": action.address})
+            self._core.failed(action.address, self._clock.monotonic_s())
         else:
             now = self._clock.monotonic_s()
             self._core.answered(action.address, hello, now, knows_us=knows_us)
@@ -141,24 +147,12 @@ def parse_hello(data: bytes) -> tuple[Hello, bool]:
     Raises:
         RemoteProtocolError: it is no agent of ours, or speaks another protocol.
     """
-    try:
-        value: object = json.loads(data)
-    except ValueError as exc:
-        raise RemoteProtocolError("a greeting is not JSON") from exc
-    if not isinstance(value, dict):
-        raise RemoteProtocolError("a greeting is no object")
-    fields = cast("dict[str, object]", value)
-    if fields.get("protocol") != PROTOCOL:
-        raise RemoteProtocolError(f"a peer speaks protocol {fields.get('protocol')!r:.20}")
-    agent, boot, zone = fields.get("agent"), fields.get("boot"), fields.get("zone", "")
-    if (
-        not isinstance(agent, str)
-        or not isinstance(boot, str)
-        or not isinstance(zone, str)
-        or not AGENT_PATTERN.fullmatch(agent)
-        or not BOOT_PATTERN.fullmatch(boot)
-        or not ZONE_PATTERN.fullmatch(zone)
-    ):
-        raise RemoteProtocolError("a greeting names no agent")
+    fields = Fields.parse("a greeting", data, HELLO_BYTES_MAX)
+    protocol = fields.integer("protocol", 0, 1 << 31)
+    if protocol != PROTOCOL:
+        raise RemoteProtocolError(f"a peer speaks protocol {protocol}, we speak {PROTOCOL}")
+    agent = AgentID(fields.text("agent", AGENT_PATTERN))
+    boot = fields.text("boot", BOOT_PATTERN)
+    zone = fields.text("zone", ZONE_PATTERN) if fields.has("zone") else ""
     # An agent that does not say whether it knows us is of an older version: nothing to wait for.
-    return Hello(AgentID(agent), boot, zone), fields.get("knows_you") is not False
+    return Hello(agent, boot, zone), not fields.has("knows_you") or fields.flag("knows_you")

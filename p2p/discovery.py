@@ -95,16 +95,24 @@ class FilePeers:
 class DNSPeers:
     """Every address that a name resolves to (a headless Service), with one port."""
 
-    def __init__(self, name: str, port: int, *, poll_interval_s: float = 5.0) -> None:
-        """Prepare to resolve. Records of a cluster live for 5 s or more: sooner brings nothing."""
+    def __init__(
+        self, name: str, port: int, *, poll_interval_s: float = 5.0, young_interval_s: float = 0.5
+    ) -> None:
+        """Prepare to resolve. Records of a cluster live for 5 s or more: sooner brings nothing.
+
+        But agents start together, and none of them may be listed yet: until somebody is, and for
+        the first `poll_interval_s`, the name is resolved every `young_interval_s`.
+        """
         self._name = name
         self._port = port
         self._poll_interval_s = poll_interval_s
+        self._young_interval_s = young_interval_s
 
     async def changes(self) -> AsyncGenerator[frozenset[str]]:
         """Resolve the name again and again; tell what is new."""
         loop = asyncio.get_running_loop()
         told: frozenset[str] | None = None
+        grown_s = loop.time() + self._poll_interval_s
         while True:
             try:
                 found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
@@ -115,7 +123,8 @@ class DNSPeers:
                 if listed != told:
                     told = listed
                     yield listed
-            await asyncio.sleep(self._poll_interval_s)
+            is_young = not told or loop.time() < grown_s
+            await asyncio.sleep(self._young_interval_s if is_young else self._poll_interval_s)
 
 
 def check_address(text: str) -> str:

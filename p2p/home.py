@@ -188,7 +188,8 @@ class Home:
         self._is_grown = False
         """It was young once. Nobody can make it young again."""
         self._born_s = now
-        self._hearsay: dict[int, Counter[Digest]] = {}
+        self._hearsay: dict[int, dict[AgentID, Digest]] = {}
+        """Who told which digest of an index: an agent has one voice, however often it speaks."""
         self._joined_s = now
         self._is_unsettled = False
         self._sweep_s = now + self._limits.sweep_interval_s
@@ -457,7 +458,7 @@ class Home:
         have = state.have
         for index, digest in state.digests.items():
             if self._is_young:
-                self._hearsay.setdefault(index, Counter())[digest] += 1
+                self._hearsay.setdefault(index, {})[member.agent] = digest
             elif have >> index & 1 and not self._learn(member, index, digest):
                 have &= ~(1 << index)
         self._hold(member, have)
@@ -736,7 +737,7 @@ class Home:
         self._told_of.clear()
         for index, told in self._hearsay.items():
             if index not in self.digests:
-                digest, _ = told.most_common(1)[0]
+                digest, _ = Counter(told.values()).most_common(1)[0]
                 self.digests[index] = self._news[index] = digest
                 self._has_news = True
         self._hearsay.clear()

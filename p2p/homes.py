@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from damselfly.clock import Clock
 from damselfly.errors import RemoteProtocolError
 from damselfly.p2p.home import Home
+from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, LiveLine, Reply, Report, SwarmID
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ class HomesLimits:
 @dataclass(slots=True)
 class _Desk:
     home: Home
-    listeners: dict[AgentID, "asyncio.Queue[LiveLine | None]"] = field(
-        default_factory=dict[AgentID, "asyncio.Queue[LiveLine | None]"]
+    listeners: dict[AgentID, Lines[LiveLine]] = field(
+        default_factory=dict[AgentID, Lines[LiveLine]]
     )
 
 
@@ -71,15 +72,15 @@ class Homes:
     ) -> AsyncGenerator[LiveLine]:
         """The live stream of one member; it ends when the member is cut off or comes anew."""
         desk = self._desk(swarm, chunk_count)
-        lines: asyncio.Queue[LiveLine | None] = asyncio.Queue(self._limits.lines_waiting_max)
+        lines = Lines[LiveLine](self._limits.lines_waiting_max)
         before = desk.listeners.get(agent)
         if before is not None:
-            _cut(before)
+            before.cut()
         desk.listeners[agent] = lines
         try:
             desk.home.subscribed(agent, self._clock.monotonic_s())
             self._pump(desk)
-            while (line := await lines.get()) is not None:
+            while (line := await lines.next()) is not None:
                 yield line
         finally:
             if desk.listeners.get(agent) is lines:
@@ -93,11 +94,10 @@ class Homes:
             now = self._clock.monotonic_s()
             for key, desk in list(self._desks.items()):
                 deadline = desk.home.next_deadline()
-                if deadline is not None and deadline <= now:
-                    desk.home.handle_timer(now)
-                    self._pump(desk)
-                if desk.home.idle_s(now) > self._limits.idle_s and not desk.listeners:
-                    del self._desks[key]
+                is_due = deadline is not None and deadline <= now
+                is_idle = desk.home.idle_s(now) > self._limits.idle_s and not desk.listeners
+                if is_idle or (is_due and not self._tick(desk, now)):
+                    self._drop(key)
             deadlines = [desk.home.next_deadline() for desk in self._desks.values()]
             soonest = min((d for d in deadlines if d is not None), default=now + 60.0)
             self._changed.clear()
@@ -105,6 +105,21 @@ class Homes:
                 # A millisecond at least: timers of the loop are no finer, and must not spin.
                 async with asyncio.timeout(max(0.001, soonest - now)):
                     await self._changed.wait()
+
+    def _tick(self, desk: _Desk, now: float) -> bool:
+        """Let time pass for one home; False if that one is broken (see `LocalProtocolError`)."""
+        try:
+            desk.home.handle_timer(now)
+            self._pump(desk)
+        except Exception:
+            logger.exception("home.broken", extra={"swarm": desk.home.swarm})
+            return False
+        return True
+
+    def _drop(self, key: tuple[SwarmID, int]) -> None:
+        """Forget a home. Whoever listens comes back, and is asked for everything."""
+        for lines in self._desks.pop(key).listeners.values():
+            lines.cut()
 
     def _desk(self, swarm: SwarmID, chunk_count: int) -> _Desk:
         key = (swarm, chunk_count)
@@ -126,16 +141,6 @@ class Homes:
     def _pump(self, desk: _Desk) -> None:
         while (tell := desk.home.next_action()) is not None:
             lines = desk.listeners.get(tell.agent)
-            if lines is None:
-                continue
-            try:
-                lines.put_nowait(tell.line)
-            except asyncio.QueueFull:
-                _cut(lines)
+            if lines is not None:
+                lines.put(tell.line)
         self._changed.set()
-
-
-def _cut(lines: "asyncio.Queue[LiveLine | None]") -> None:
-    while lines.full():
-        lines.get_nowait()
-    lines.put_nowait(None)

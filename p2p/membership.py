@@ -21,6 +21,8 @@ Rule 5. We act only once we have *met* the others, or what two agents see differ
 twice from the origin. We have met an agent when it answered us *and* knows us: from then on both
 rank the same homes. An address that refuses may be an agent that starts with us, so while we are
 young it is greeted again and again; after `youth_s` whoever has not answered is taken for absent.
+A list may come late, or in parts: an empty one that may still change has not told us of anybody,
+and one that lacks an agent that greets us is not whole.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -93,6 +95,8 @@ class Membership:
         self._contacts: dict[str, _Contact] = {}
         self._grown_s = now + self._limits.youth_s
         self._is_listed = False
+        self._strangers: set[AgentID] = set()
+        """Who greeted us while we are young: they have to be listed too."""
         self._has_met = False
         self.version = 0
         """Grows whenever `view` changes."""
@@ -101,13 +105,18 @@ class Membership:
 
     def listed(self, addresses: Iterable[str], now: float) -> None:
         """Discovery sees exactly these addresses now."""
-        self._is_listed = True
         wanted = set(sorted(set(addresses))[: self._limits.addresses_max])
         for address in self._contacts.keys() - wanted:
             if self._contacts.pop(address).hello is not None:
                 self.version += 1
         for address in sorted(wanted - self._contacts.keys()):
             self._contacts[address] = _Contact(address, due_s=now)
+        self._is_listed = bool(self._contacts)
+        self._look(now)
+
+    def listing_ended(self, now: float) -> None:
+        """What is listed will never change: if it is nobody, there is nobody to meet."""
+        self._is_listed = True
         self._look(now)
 
     def answered(self, address: str, hello: Hello, now: float, *, knows_us: bool) -> None:
@@ -152,6 +161,8 @@ class Membership:
         Where the list has it by another name, it may be any of those that are absent.
         """
         is_known = False
+        if self._is_young(now) and len(self._strangers) < self._limits.addresses_max:
+            self._strangers.add(agent)
         for contact in self._called(agent):
             if contact.hello is not None and contact.hello.boot == boot:
                 is_known = True
@@ -215,8 +226,14 @@ class Membership:
 
     def _look(self, now: float) -> None:
         if not self._has_met:
-            has_everybody = self._is_listed and all(c.is_met for c in self._contacts.values())
+            has_everybody = (
+                self._is_listed
+                and all(contact.is_met for contact in self._contacts.values())
+                and self._strangers <= self.view.keys()
+            )
             self._has_met = has_everybody or now >= self._grown_s
+            if self._has_met:
+                self._strangers.clear()
 
     def _is_young(self, now: float) -> bool:
         return not self._has_met and now < self._grown_s

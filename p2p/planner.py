@@ -311,12 +311,16 @@ class Planner:
         self._rest_dead(known)
         self._is_dirty = True
 
-    def chunk_arrived(self, ask_id: int, now: float) -> None:
-        """What was asked has come, is verified and kept."""
+    def chunk_arrived(self, ask_id: int, now: float) -> bool:
+        """What was asked has come, is verified and kept; False if it is not held for that.
+
+        Then the ask was cancelled too late: another one won, or the chunk is by now known to be
+        other bytes.
+        """
         self._now = now
         ask = self._asks.get(ask_id)
         if ask is None:
-            return  # Another ask for it won, and this one was cancelled too late.
+            return False
         took_s = now - ask.asked_s
         self._usual_s = took_s if not self._usual_s else 0.8 * self._usual_s + 0.2 * took_s
         ask.peer.failures = ask.peer.busies = 0
@@ -324,6 +328,7 @@ class Planner:
         self._end_ask(ask)
         self._hold(ask.index)
         self._reporter.chunk_got(ask.index)
+        return True
 
     def ask_progressed(self, ask_id: int, received_bytes: int, now: float) -> None:
         """So many bytes of what was asked are here; told some times a second."""
@@ -422,32 +427,12 @@ class Planner:
 
     # --- facts: ourselves --------------------------------------------------------------
 
-    def chunk_found(self, index: int, digest: Digest, now: float) -> None:
-        """A chunk is held that nobody was asked for: our own store had it."""
-        self._now = now
-        self._learn(index, digest)
-        if self.have >> index & 1 or self.digests[index] != digest:
-            return
-        for ask in self._asks_of.get(index, [])[:]:
-            self._cancel(ask)
-        self._drop_run(1 << index)
-        self._hold(index)
-        self._reporter.chunk_got(index)
-
     def chunk_lost(self, index: int, now: float) -> None:
         """A chunk was found bad on our disk."""
         self._now = now
         if self.have >> index & 1:
             self.have &= ~(1 << index)
             self._reporter.chunk_lost(index)
-            self._mind_end()
-
-    def wanted_changed(self, wanted: int, now: float) -> None:
-        """From now on these chunks are wanted."""
-        self._now = now
-        if wanted != self.wanted:
-            self.wanted = wanted
-            self._reporter.tell_everything()
             self._mind_end()
 
     def urgent(self, index: int, now: float) -> None:
@@ -605,6 +590,9 @@ class Planner:
         if self.have >> index & 1:
             self.disputed |= 1 << index
             return  # Our bytes verified against our digest; the seal will tell who is right.
+        # What is asked for by another digest would be held under this one.
+        for ask in self._asks_of.get(index, [])[:]:
+            self._cancel(ask)
         self.digests[index] = digest
         self._known |= 1 << index
 

@@ -13,11 +13,15 @@ learns and tells outcomes, but answers `pending` where it would say `resolve`. W
 says so to its new home (`resolving`). Once the agent has met the others, the home is opened.
 
 A resolution is believed for `fresh_s`: what stands behind a ref may change. That plan P became
-artifact A stays true for ever, and is kept as long as there is room.
+artifact A stays true for ever, and is kept as long as there is room. The first who says so is
+believed: a later one that says something else is wrong, or a liar who would change what others get.
+(A liar who is the first costs the others the digests: they find that they do not fit, see
+`agent/resolver.py`.)
 """
 
 import re
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -37,7 +41,8 @@ class RefLimits:
 
     fresh_s: float = 10.0
     resolving_s: float = 30.0
-    """A resolver that has said nothing for so long is given up; it says something every second."""
+    """A resolver that has said nothing for so long is given up; it says something every 5 s, and
+    at once when it gives up itself. One that has left the view is given up at once."""
     retry_after_s: float = 0.1
     refs_max: int = 4096
     plans_max: int = 16_384
@@ -166,6 +171,7 @@ class RefHome:
     def __init__(self, limits: RefLimits | None = None, *, is_open: bool = True) -> None:
         self._limits = limits or RefLimits()
         self._is_open = is_open
+        self._alive: frozenset[tuple[AgentID, str]] = frozenset()
         self._refs: OrderedDict[str, _Ref] = OrderedDict()
         self._artifacts: OrderedDict[Digest, Digest] = OrderedDict()
         """What plans became."""
@@ -175,6 +181,17 @@ class RefHome:
     def opened(self) -> None:
         """The agent has met the others, and whoever was at something has had time to say so."""
         self._is_open = True
+
+    def view_changed(self, alive: Collection[tuple[AgentID, str]]) -> None:
+        """These agents, each with its boot, are believed alive: who has gone resolves nothing.
+
+        One that we have not seen yet may well be at something.
+        """
+        gone = self._alive - set(alive)
+        self._alive = frozenset(alive)
+        for ref in self._refs.values():
+            if ref.resolver in gone:
+                ref.resolver = None
 
     def reported(self, report: RefReport, now: float) -> RefReply:
         """Take a question or news; answer it."""
@@ -220,13 +237,14 @@ class RefHome:
             if held is not None:
                 self._held_by(held, report.agent)
         if plan is not None and artifact is not None:
-            self._artifacts[plan] = artifact
+            artifact = self._artifacts.setdefault(plan, artifact)
             if len(self._artifacts) > self._limits.plans_max:
                 self._artifacts.popitem(last=False)
         elif plan is not None:
             artifact = self._artifacts.get(plan)
         is_resolver = ref.resolver == (report.agent, report.boot)
-        if is_resolver or (ref.outcome is not None and plan == ref.outcome[0]):
+        is_known = plan is not None and ref.outcome is not None and plan == ref.outcome[0]
+        if is_resolver or is_known:
             if is_resolver:
                 ref.resolver = None
                 ref.outcome_s = now
@@ -237,10 +255,12 @@ class RefHome:
         plan, artifact = outcome
         if artifact is None and plan is not None:
             artifact = self._artifacts.get(plan)
-        holders = self._holders.get(artifact or plan or Digest(bytes(32)))
-        return RefReply(
-            plan=plan, artifact=artifact, holders=tuple(holders.agents) if holders else ()
-        )
+        agents: dict[AgentID, None] = {}
+        for held in (artifact, plan):
+            holders = self._holders.get(held) if held is not None else None
+            if holders is not None:
+                agents.update(holders.agents)
+        return RefReply(plan=plan, artifact=artifact, holders=tuple(agents))
 
     def _held_by(self, digest: Digest, agent: AgentID) -> None:
         holders = self._holders.setdefault(digest, _Holders())

@@ -5,7 +5,8 @@
 
 A chunk is received into a pooled buffer, hashed and kept by a worker thread, and only then told to
 the planner and to those who follow us. Facts are told where they arise; one callback drains the
-actions soon after. Every task belongs to `run`, which ends them all.
+actions soon after. Every task belongs to `run`, which ends them all. A bug that one of them finds
+ends this membership, and no other.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from damselfly.errors import (
     DeniedError,
     DigestMismatchError,
     IntegrityError,
+    LocalProtocolError,
     NotFoundError,
     OriginDeniedError,
     OriginUnavailableError,
@@ -58,6 +60,7 @@ from damselfly.p2p.actions import (
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.feed import HaveFeed
 from damselfly.p2p.homes import Homes
+from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
 from damselfly.p2p.planner import Planner, PlannerLimits
 from damselfly.p2p.transport import BufferPool, PeerPool
@@ -186,7 +189,7 @@ class Swarm:
             now=now,
         )
         self._feed = HaveFeed(now=now)
-        self._followers: set[asyncio.Queue[HaveLine | None]] = set()
+        self._followers: set[Lines[HaveLine]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[object, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -220,7 +223,7 @@ class Swarm:
             if self._timer is not None:
                 self._timer.cancel()
             for lines in self._followers:
-                _cut(lines)
+                lines.cut()
 
     async def completed(self) -> None:
         """Wait until every wanted chunk is held.
@@ -233,18 +236,24 @@ class Swarm:
             raise self._failure
 
     async def end(self) -> None:
-        """Say goodbye to the home and to those who follow us, and stop taking part."""
+        """Stop taking part; say goodbye to the home and to those who follow us.
+
+        A `run` that has not begun yet ends as it begins, and there is nobody to say goodbye to.
+        """
+        if self._ended.is_set():
+            return
+        self._ended.set()
         if self._tasks is None:
             return
-        self.planner.leave(self._now())
-        self._feed.leave()
-        self._tell_followers()
-        while (action := self.planner.next_action()) is not None:
-            if isinstance(action, SendReport):
-                await self._report(action)
-            else:
-                self._do(action)
-        self._ended.set()
+        try:
+            self.planner.leave(self._now())
+            self._feed.leave()
+            self._tell_followers()
+            while (action := self.planner.next_action()) is not None:
+                if isinstance(action, SendReport):  # All else ends with `run`.
+                    await self._report(action)
+        except Exception as exc:
+            self._break(exc)
 
     @property
     def digests(self) -> Mapping[int, Digest]:
@@ -264,12 +273,12 @@ class Swarm:
         """
         if len(self._followers) >= self._around.limits.followers_max:
             raise PeerUnavailableError(f"{len(self._followers)} follow {self.swarm} here already")
-        lines: asyncio.Queue[HaveLine | None] = asyncio.Queue(self._around.limits.lines_waiting_max)
+        lines = Lines[HaveLine](self._around.limits.lines_waiting_max)
         self._tell_followers()
-        lines.put_nowait(self._feed.first_line(self.planner.have))
+        lines.put(self._feed.first_line(self.planner.have))
         self._followers.add(lines)
         try:
-            while (line := await lines.get()) is not None:
+            while (line := await lines.next()) is not None:
                 yield line
         finally:
             self._followers.discard(lines)
@@ -299,6 +308,13 @@ class Swarm:
         self._is_drain_due = False
         if self._tasks is None or self._ended.is_set():
             return
+        try:
+            self._act()
+        except Exception as exc:
+            self._break(exc)
+
+    def _act(self) -> None:
+        """Let the planner see the time, and do what it wants done."""
         now = self._now()
         deadline = self.planner.next_deadline()
         if deadline is not None and deadline <= now:
@@ -321,10 +337,7 @@ class Swarm:
         if line is None:
             return
         for lines in self._followers:
-            try:
-                lines.put_nowait(line)
-            except asyncio.QueueFull:
-                _cut(lines)  # It comes back, and is told everything.
+            lines.put(line)
 
     def _mind_patience(self, now: float) -> None:
         patience_s = self._around.limits.origin_patience_s
@@ -340,37 +353,43 @@ class Swarm:
             self._failure = error
             self._finished.set()
 
+    def _break(self, cause: Exception) -> None:
+        """End this membership, and nothing else, because of a bug (see `LocalProtocolError`)."""
+        logger.error("swarm.broken", exc_info=cause, extra={"swarm": self.swarm})
+        self._fail(LocalProtocolError.found(f"taking part in the swarm of {self._name}", cause))
+        self._ended.set()
+
     def _do(self, action: Action) -> None:
         match action:
             case SendReport():
-                self._start(("report", action.report.serial), self._report(action))
+                self._start(("report", action.report.serial), partial(self._report, action))
             case OpenLive():
-                self._start(("live", action.home), self._listen(action.home))
+                self._start(("live", action.home), partial(self._listen, action.home))
             case CloseLive():
                 self._stop(("live", action.home))
             case Follow():
-                self._start(("have", action.peer), self._follow(action.peer))
+                self._start(("have", action.peer), partial(self._follow, action.peer))
             case Unfollow():
                 self._stop(("have", action.peer))
             case Ask():
-                self._start(("ask", action.ask_id), self._ask(action))
+                self._start(("ask", action.ask_id), partial(self._ask, action))
             case CancelAsk():
                 self._stop(("ask", action.ask_id))
             case FetchOrigin():
-                self._start(("run", action.run_id), self._fetch(action))
+                self._start(("run", action.run_id), partial(self._fetch, action))
             case CancelOrigin():
                 self._stop(("run", action.run_id))
             case TellCorrupt():
-                self._start(("corrupt", action.peer, action.index), self._accuse(action))
+                self._start(("corrupt", action.peer, action.index), partial(self._accuse, action))
             case Finish():
                 self._finished.set()
             case GiveUp():
                 self._give_up(action.reason)
 
-    def _start(self, key: object, work: Coroutine[None, None, None]) -> None:
+    def _start(self, key: object, work: Callable[[], Coroutine[None, None, None]]) -> None:
         assert self._tasks is not None
         self._stop(key)
-        task = self._tasks.create_task(work)
+        task = self._tasks.create_task(self._carry_out(work))
         self._running[key] = task
 
         def forget(done: asyncio.Task[None]) -> None:
@@ -378,6 +397,12 @@ class Swarm:
                 del self._running[key]
 
         task.add_done_callback(forget)
+
+    async def _carry_out(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await work()
+        except Exception as exc:
+            self._break(exc)
 
     def _stop(self, key: object) -> None:
         task = self._running.pop(key, None)
@@ -500,8 +525,8 @@ class Swarm:
             self._fail(exc)  # Our own store failed: no peer can mend that.
         else:
             if reply.status == 200 and reply.length == length:
-                self._kept(action.index, Source.PEER, began_s)
-                self.planner.chunk_arrived(action.ask_id, self._now())
+                if self.planner.chunk_arrived(action.ask_id, self._now()):
+                    self._kept(action.index, Source.PEER, began_s)
             elif reply.status == 200:
                 self._failed(action, AskFailure.CORRUPT)
             elif reply.status == 503:
@@ -628,9 +653,3 @@ def _by_file(plan: Plan, run: Run) -> list[tuple[PlannedFile, range]]:
 
 def _milliseconds(text: str | None) -> float:
     return float(text) if text is not None and text.isascii() and text.isdigit() else 0.0
-
-
-def _cut(lines: "asyncio.Queue[HaveLine | None]") -> None:
-    while lines.full():
-        lines.get_nowait()
-    lines.put_nowait(None)

@@ -34,6 +34,9 @@ class Limits:
 
     # The server.
     connections_max: int = 512
+    # So many from one address, once half of all are taken: whoever idles on many leaves the other
+    # half to the others. Not before, because many agents may share an address behind a NAT.
+    connections_per_address_max: int = 64
     backlog: int = 128
     request_bytes_max: int = 8 * MIB  # of one body
     requests_bytes_max: int = 64 * MIB  # of all bodies being read

@@ -98,7 +98,7 @@ class PeerServer:
             await asyncio.wait(tasks)
 
     def _accepted(self, sock: socket.socket, remote: tuple[str, int]) -> None:
-        if self._is_draining or len(self._ends) >= self.limits.connections_max:
+        if self._is_draining or not self._has_room_for(remote[0]):
             sock.close()
             return
         try:
@@ -107,6 +107,15 @@ class PeerServer:
             sock.close()
             return
         self._ends.add(_ServerEnd(self, channel, remote))
+
+    def _has_room_for(self, host: str) -> bool:
+        limits = self.limits
+        if len(self._ends) < limits.connections_max // 2:
+            return True
+        if len(self._ends) >= limits.connections_max:
+            return False
+        theirs = sum(end.remote[0] == host for end in self._ends)
+        return theirs < limits.connections_per_address_max
 
     def forget(self, end: "_ServerEnd") -> None:
         """A connection's socket is closed."""

@@ -186,9 +186,21 @@ class ProtocolError(DamselflyError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We broke them: a bug of ours."""
+    """We broke them: a bug of ours.
+
+    What strangers say drives pulls, swarms, homes and greetings. So an exception that nobody
+    expected in one of them, a failed assertion too, ends that one and is logged with its trace:
+    one bad message must not take down a node. Everywhere else it ends the agent.
+    """
 
     exit_code = 51
+
+    @classmethod
+    def found(cls, doing: str, cause: Exception) -> "LocalProtocolError":
+        """What the one that ends because of `cause` says of it."""
+        error = cls(doing)
+        error.__cause__ = cause
+        return error
 
 
 class RemoteProtocolError(ProtocolError):

@@ -226,3 +226,25 @@ async def test_an_honest_peer_is_served_while_others_attack(library: Library) ->
 
         assert all(served)
         await until(lambda: server.connection_count == 0)
+
+
+async def test_who_idles_on_many_connections_leaves_room_for_the_others(library: Library) -> None:
+    limits = Limits(connections_max=8, connections_per_address_max=2)
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(library, limits))
+        idle = [
+            await stack.enter_async_context(RawPeer.dial(server.port, greets=False))
+            for _ in range(12)
+        ]
+
+        refused = [await peer.ended() for peer in idle[4:]]
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.port, local_addr=("127.0.0.2", 0)
+        )
+        stack.callback(writer.close)
+        honest = RawPeer(reader, writer)
+        honest.send(frames.PREFACE + frames.settings_frame([]))
+
+        assert all(refused)
+        assert server.connection_count == 5
+        assert (await honest.frame()).kind == Kind.SETTINGS

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from damselfly.clock import SystemClock
-from damselfly.errors import OriginDeniedError, OriginUnavailableError
+from damselfly.errors import LocalProtocolError, OriginDeniedError, OriginUnavailableError
 from damselfly.model.digest import Digest
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.p2p.agents import Agents, hello_bytes
@@ -36,6 +36,7 @@ class CountingOrigin:
     bytes_read: int = 0
     denies: bool = False
     fails: int = 0
+    is_broken: bool = False
 
     def plan(self) -> Plan:
         return Plan.of(
@@ -55,6 +56,8 @@ class CountingOrigin:
         if self.fails:
             self.fails -= 1
             raise OriginUnavailableError("the origin is away")
+        if self.is_broken:
+            raise ZeroDivisionError("what nobody expected")
         yield CountingStream(self, self.files[file.path][start:stop])
 
 
@@ -230,3 +233,30 @@ async def test_an_origin_that_refuses_everybody_fails_the_pull_by_name() -> None
     async with swarm_of([member]) as (swarm,), asyncio.timeout(60):
         with pytest.raises(OriginDeniedError):
             await swarm.completed()
+
+
+async def test_a_bug_ends_the_membership_that_found_it_and_no_other() -> None:
+    origin = CountingOrigin(model(6, 300_000), is_broken=True)
+    whole = CountingOrigin(model(7, 300_000))
+    broken, sound = Member(origin, origin.plan()), Member(whole, whole.plan())
+
+    async with swarm_of([broken, sound]) as swarms, asyncio.timeout(60):
+        with pytest.raises(LocalProtocolError) as raised:
+            await swarms[0].completed()
+        await swarms[1].completed()
+
+        assert isinstance(raised.value.__cause__, ZeroDivisionError)
+        assert whole.bytes_read == sound.plan.bytes
+
+
+async def test_a_membership_that_is_ended_before_it_began_ends_as_it_begins() -> None:
+    origin = CountingOrigin(model(8, 1000))
+    member = Member(origin, origin.plan())
+    member.prepare(frozenset([await member.listen()]))
+
+    await member.swarm.end()
+
+    async with asyncio.timeout(10):
+        await member.swarm.run()
+    await member.close()
+    assert origin.bytes_read == 0

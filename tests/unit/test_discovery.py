@@ -8,6 +8,7 @@ import pytest
 
 from damselfly.errors import ConfigError
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, check_address
+from damselfly.p2p.membership import MembershipLimits
 
 
 async def first(source: PeerSource) -> frozenset[str]:
@@ -40,6 +41,26 @@ async def test_a_peer_file_that_is_not_there_yet_lists_nobody_until_it_is(
 
 async def test_a_name_becomes_addresses() -> None:
     assert "127.0.0.1:7400" in await first(DNSPeers("localhost", 7400))
+
+
+async def test_a_name_that_nobody_has_yet_is_soon_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    looked_s: list[float] = []
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[object]:
+        looked_s.append(loop.time())
+        if len(looked_s) < 3:
+            raise OSError("no such name")
+        return [(2, 1, 6, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+
+    listed = await first(DNSPeers("agents", 7400))
+
+    assert listed == {"10.0.0.1:7400"}
+    assert looked_s[-1] - looked_s[0] < MembershipLimits().youth_s
 
 
 @pytest.mark.parametrize("text", ["a:1", "10.0.0.1:65535", "[::1]:7400", "node-7.svc:7400"])

@@ -21,8 +21,36 @@ def test_alone_is_a_view_of_one() -> None:
     core = Membership(ME, now=0.0)
 
     core.listed([], 0.0)
+    core.listing_ended(0.0)
 
     assert set(core.view) == {ME.agent}
+    assert core.has_met
+
+
+def test_an_empty_list_that_may_change_has_told_us_of_nobody_yet() -> None:
+    core = Membership(ME, MembershipLimits(youth_s=3.0), now=0.0)
+
+    core.listed([], 0.0)
+    early = core.has_met
+    core.next_action(3.0)
+
+    assert not early
+    assert core.has_met
+
+
+def test_a_list_without_an_agent_that_greets_us_is_not_whole() -> None:
+    core = Membership(ME, MembershipLimits(youth_s=3.0), now=0.0)
+    core.greeted_by(OTHER.agent, OTHER.boot, 0.0)
+    core.listed([ME.agent], 0.1)
+    greeted(core, 0.1)
+    core.answered(ME.agent, ME, 0.2, knows_us=True)
+    early = core.has_met
+
+    core.listed([ME.agent, OTHER.agent], 1.0)
+    greeted(core, 1.0)
+    core.answered(OTHER.agent, OTHER, 1.1, knows_us=True)
+
+    assert not early
     assert core.has_met
 
 
@@ -192,6 +220,7 @@ class TestMeeting:
     def test_having_met_is_for_ever(self) -> None:
         core = Membership(ME, now=0.0)
         core.listed([], 0.0)
+        core.listing_ended(0.0)
         assert core.has_met
 
         core.listed(["b:1"], 1.0)

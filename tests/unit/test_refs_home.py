@@ -80,6 +80,51 @@ def test_somebody_who_was_not_asked_cannot_change_what_is_told() -> None:
     assert home.reported(said(RefNews.ASK, "b"), 0.6).plan is None
 
 
+def test_what_a_plan_became_is_not_changed_by_who_comes_later() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 0.1)
+    home.reported(said(RefNews.SEALED, "a", PLAN, ARTIFACT), 0.2)
+
+    home.reported(said(RefNews.SEALED, "liar", PLAN, Digest.of(b"other")), 0.3)
+
+    assert home.reported(said(RefNews.ASK, "b"), 0.4).artifact == ARTIFACT
+    assert home.reported(said(RefNews.PLANNED, "c", PLAN), 60.0).artifact == ARTIFACT
+
+
+def test_who_can_hand_out_the_plan_is_told_beside_who_has_the_artifact() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.SEALED, "old", PLAN, ARTIFACT), 0.0)
+    home.reported(said(RefNews.ASK, "a"), 1.0)
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 1.1)
+
+    reply = home.reported(said(RefNews.ASK, "b"), 1.2)
+
+    assert reply.artifact == ARTIFACT
+    assert set(reply.holders) == {AgentID("old:1"), AgentID("a:1")}
+
+
+def test_a_resolver_that_leaves_the_view_makes_way_at_once() -> None:
+    home = RefHome()
+    a, b = (AgentID("a:1"), "boot-a"), (AgentID("b:1"), "boot-b")
+    home.view_changed([a, b])
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.view_changed([(AgentID("a:1"), "boot-anew"), b])
+
+    assert home.reported(said(RefNews.ASK, "b"), 0.1).must_resolve
+
+
+def test_a_resolver_that_was_not_seen_yet_is_waited_for() -> None:
+    home = RefHome()
+    home.view_changed([])
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+
+    home.view_changed([(AgentID("b:1"), "boot-b")])
+
+    assert not home.reported(said(RefNews.ASK, "b"), 0.1).must_resolve
+
+
 def test_a_closed_home_tells_nobody_to_resolve_until_it_is_opened() -> None:
     home = RefHome(is_open=False)
 

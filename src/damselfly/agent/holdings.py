@@ -72,7 +72,7 @@ class Holdings:
         """The artifact that all of this plan became, if its manifest is here."""
         artifact = self._store.artifact_of(str(ref.unpinned), revision_of(plan.id, None))
         manifest = None if artifact is None else self._store.manifest(artifact)
-        return artifact if manifest and manifest.chunk_count == plan.chunk_count else None
+        return artifact if manifest is not None and manifest.is_of(plan) else None
 
     def was(self, ref: Ref, artifact: Digest) -> bool:
         """Whether the ref was once found to be this artifact, by this node."""

@@ -19,6 +19,7 @@ from damselfly.client.answers import Progress, Pulled, PullRequest
 from damselfly.errors import (
     CancelledError,
     DamselflyError,
+    LocalProtocolError,
     StoreFullError,
     UnavailableError,
 )
@@ -169,6 +170,10 @@ class Orders:
             running.pulled = await self._kept(running)
         except DamselflyError as exc:
             running.failure = exc
+        except Exception as exc:
+            ref = running.progress.ref
+            logger.exception("order.broken", extra={"ref": ref})
+            running.failure = LocalProtocolError.found(f"carrying out the order for {ref}", exc)
 
     def _forget(self, running: Running) -> None:
         """An order has ended, perhaps cancelled before it began."""

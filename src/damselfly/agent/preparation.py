@@ -31,6 +31,7 @@ from damselfly.errors import (
     CancelledError,
     DamselflyError,
     DigestMismatchError,
+    LocalProtocolError,
     OriginDeniedError,
     OriginUnavailableError,
 )
@@ -110,17 +111,17 @@ class Preparation:
     async def run(self) -> None:
         """Prepare to the end; the outcome is kept, not raised."""
         try:
-            self.outcome = await self._prepared()
+            self.outcome = await self._prepared_unless_refused()
         except DamselflyError as exc:
-            if isinstance(exc, OriginDeniedError):
-                refused = partial(self._prover.refused, self.wish.ref, self.wish.access)
-                await self._shop.work(refused)
             self.failure = exc
             extra = {"ref": self.wish.ref.safe, "error": exc}
             logger.warning("volume.refused", extra=extra)
         except asyncio.CancelledError:
             self.cancelled()
             raise
+        except Exception as exc:
+            logger.exception("volume.broken", extra={"ref": self.wish.ref.safe})
+            self.failure = LocalProtocolError.found(f"opening {self.wish.ref.safe}", exc)
         finally:
             self.ended.set()
 
@@ -128,6 +129,14 @@ class Preparation:
         """Somebody stopped it, perhaps before its task had begun."""
         self.failure = CancelledError(f"opening {self.wish.ref.safe} was cancelled")
         self.ended.set()
+
+    async def _prepared_unless_refused(self) -> Shown:
+        try:
+            return await self._prepared()
+        except OriginDeniedError:
+            refused = partial(self._prover.refused, self.wish.ref, self.wish.access)
+            await self._shop.work(refused)
+            raise
 
     async def _prepared(self) -> Shown:
         wish, holdings = self.wish, self._holdings

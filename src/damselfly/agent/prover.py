@@ -53,7 +53,8 @@ class Prover:
         asker = proof.asker_of(self._proofs.key, ref, access)
         try:
             place = Ref.parse(plan.ref)
-            await self._origins.for_ref(ref).prove(place, proof.telling_file(plan), access)
+            shown = access if ref.is_trusted_with(place) else ANONYMOUS
+            await self._origins.for_ref(ref).prove(place, proof.telling_file(plan), shown)
         except OriginDeniedError as exc:
             who = "without credentials" if access == ANONYMOUS else "with the credentials given"
             raise OriginDeniedError(f"{ref.safe} does not open {who}") from exc

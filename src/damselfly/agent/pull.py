@@ -2,7 +2,8 @@
 
     resolving ── plan ──> fetching ── every wanted chunk ──> sealing ── artifact, view ──> done
 
-A pull belongs to the agent, not to who asked for it: watchers come and go.
+A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
+finds ends that pull and no more (`LocalProtocolError`).
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from damselfly.errors import (
     CancelledError,
     DamselflyError,
     DigestMismatchError,
+    LocalProtocolError,
 )
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
@@ -126,6 +128,9 @@ class Pull:
         except asyncio.CancelledError:
             self.cancelled()
             raise
+        except Exception as exc:
+            logger.exception("pull.broken", extra={"ref": self.ref.safe})
+            self.failure = LocalProtocolError.found(f"pulling {self.ref.safe}", exc)
         finally:
             self.ended.set()
             self._phase = "done" if self.outcome else "failed"
@@ -212,11 +217,13 @@ class Pull:
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
         origin = shop.origins.for_ref(self.ref)
+        place = Ref.parse(plan.ref)
+        access = self._access if self.ref.is_trusted_with(place) else ANONYMOUS
 
         def open_span(
             file: PlannedFile, start: int, stop: int
         ) -> AbstractAsyncContextManager[OriginStream]:
-            return origin.open(Ref.parse(plan.ref), file, start, stop, self._access)
+            return origin.open(place, file, start, stop, access)
 
         async with shop.swarms.pulling(
             name,

@@ -4,15 +4,21 @@ Nothing is resolved before this agent has met the others (`p2p/membership.py`): 
 another home than they do, and read what somebody reads already.
 
 The home of the ref says who resolves it (`p2p/refs.py`); the others fetch the outcome from holders
-and check it against its digest, so a liar among them costs a retry and nothing else.
+and check it against its digest, so a holder that lies costs a retry and nothing else.
+
+**A ref without a pin trusts the agents.** Its home may lie about which plan or artifact it is: a
+pull then brings what the liar means, whole and verified against the liar's digests. What it cannot
+do: make a manifest count for a plan with other files or cuts, change what a plan is once said to
+have become, have credentials shown to another host, or stop the agent. A ref with a pin trusts
+nobody: the manifest is verified against the pin, and every chunk against the manifest.
 """
 
 import asyncio
 import logging
 from asyncio import FIRST_COMPLETED
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +49,8 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
 """A home answers at once; this long only when its machine is in trouble."""
 HEARTBEAT_S = 5.0
+OWN_UP_S = 1.0
+"""Whoever cancels a resolution waits no longer for it to be told."""
 PLANS_KEPT_MAX = 64
 
 
@@ -54,6 +62,10 @@ class Target:
     manifest: Manifest | None
     is_shared: bool = True
     """Whether other agents can read the same origin."""
+
+    def __post_init__(self) -> None:
+        """Assert what whoever makes one has checked."""
+        assert self.manifest is None or self.manifest.is_of(self.plan), "a manifest of its plan"
 
 
 class Resolver:
@@ -75,6 +87,7 @@ class Resolver:
         self._clock = clock
         self._kept_manifest = kept_manifest
         self._plans: OrderedDict[Digest, Plan] = OrderedDict()
+        agents.on_change(self._look)
 
     @property
     def waiting_for(self) -> str:
@@ -103,9 +116,10 @@ class Resolver:
         if ref.pin is not None:
             return await self._pinned(ref, ref.pin, access)
         while True:
-            reply = await self._tell(RefNews.ASK, ref)
-            if reply.must_resolve:
-                return await self._resolve(ref, origin, access)
+            async with self._or_failed(ref):
+                reply = await self._tell(RefNews.ASK, ref)
+                if reply.must_resolve:
+                    return await self._resolve(ref, origin, access)
             target = await self._from_holders(ref, reply)
             if target is not None:
                 return target
@@ -122,6 +136,21 @@ class Resolver:
             await self._tell(RefNews.SEALED, ref, plan_id, artifact)
 
     async def _resolve(self, ref: Ref, origin: Origin, access: Access) -> Target:
+        resolved = await self._asked(ref, origin, access)
+        plan, manifest = resolved.plan, resolved.manifest
+        self._keep(plan)
+        if manifest is not None:
+            await self._tell(RefNews.PLANNED, ref, plan.id, manifest.digest)
+            return Target(plan, manifest)
+        reply = await self._tell(RefNews.PLANNED, ref, plan.id)
+        # If somebody sealed exactly this plan before, the digests are known.
+        return Target(plan, await self._manifest_of(plan, reply))
+
+    def _look(self) -> None:
+        self._homes.view_changed([(each.agent, each.boot) for each in self._agents.view.values()])
+
+    async def _asked(self, ref: Ref, origin: Origin, access: Access) -> Resolved:
+        """Ask the origin, and let the home of `ref` know all the while that we are at it."""
         work = asyncio.ensure_future(origin.resolve(ref, access))
         changed = asyncio.Event()
         stop_listening = self._agents.on_change(changed.set)
@@ -129,37 +158,48 @@ class Resolver:
             while not await _done(work, changed, HEARTBEAT_S):
                 changed.clear()
                 await self._tell(RefNews.RESOLVING, ref)
-            resolved = work.result()
-        except DamselflyError:
-            await self._tell(RefNews.FAILED, ref)
-            raise
+            return work.result()
         finally:
             stop_listening()
             if not work.done():
                 work.cancel()
                 with suppress(asyncio.CancelledError, DamselflyError):
                     await work
-        plan, manifest = resolved.plan, resolved.manifest
-        self._keep(plan)
-        if manifest is not None:
-            await self._tell(RefNews.PLANNED, ref, plan.id, manifest.digest)
-            return Target(plan, manifest)
-        reply = await self._tell(RefNews.PLANNED, ref, plan.id)
-        if reply.artifact is not None:
-            # Somebody sealed exactly this plan before: the digests are known.
-            manifest = await self._manifest(reply.artifact, reply.holders)
-        return Target(plan, manifest)
+
+    @asynccontextmanager
+    async def _or_failed(self, ref: Ref) -> AsyncGenerator[None]:
+        """Own up to the home of `ref` when this ends badly, or others would wait for us.
+
+        Also when it is cancelled, and when the home was asked and could not be heard: it may have
+        given us the task.
+        """
+        try:
+            yield
+        except BaseException:
+            with suppress(DamselflyError, TimeoutError):
+                async with asyncio.timeout(OWN_UP_S):
+                    await self._tell(RefNews.FAILED, ref)
+            raise
 
     async def _from_holders(self, ref: Ref, reply: RefReply) -> Target | None:
+        if reply.plan is not None:
+            plan = await self._plan_of(reply.plan, reply.holders)
+            return None if plan is None else Target(plan, await self._manifest_of(plan, reply))
         if reply.artifact is not None:
             manifest = await self._manifest(reply.artifact, reply.holders)
             if manifest is not None:
-                plan = self._plans.get(reply.plan) if reply.plan is not None else None
-                return Target(plan or manifest.plan(str(ref.unpinned)), manifest)
-        if reply.plan is not None:
-            plan = await self._plan_of(reply.plan, reply.holders)
-            if plan is not None:
-                return Target(plan, None)
+                return Target(manifest.plan(str(ref.unpinned)), manifest)
+        return None
+
+    async def _manifest_of(self, plan: Plan, reply: RefReply) -> Manifest | None:
+        """The manifest that `plan` became, if the home knows one that can be."""
+        if reply.artifact is None:
+            return None
+        manifest = await self._manifest(reply.artifact, reply.holders)
+        if manifest is None or manifest.is_of(plan):
+            return manifest
+        extra = {"artifact": str(reply.artifact), "plan": str(plan.id)}
+        logger.warning("manifest.refused", extra=extra | {"error": "it is of other files or cuts"})
         return None
 
     async def _pinned(self, ref: Ref, pin: Digest, access: Access) -> Target:

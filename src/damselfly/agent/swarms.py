@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
@@ -44,6 +45,14 @@ class Seed:
         return False
 
 
+@dataclass(slots=True)
+class _Turn:
+    """Who may join one swarm, one after the other; forgotten when nobody wants to."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted_by: int = 0
+
+
 class Swarms:
     """Memberships by swarm. Belongs to one event loop and to the task group it is given."""
 
@@ -51,7 +60,7 @@ class Swarms:
         self._around = around
         self._tasks = tasks
         self._swarms: dict[SwarmID, tuple[Swarm, asyncio.Task[None]]] = {}
-        self._locks: dict[SwarmID, asyncio.Lock] = {}
+        self._turns: dict[SwarmID, _Turn] = {}
 
     def get(self, swarm: SwarmID) -> Swarm | None:
         """The membership in `swarm`, if there is one."""
@@ -71,7 +80,7 @@ class Swarms:
     ) -> AsyncGenerator[Swarm]:
         """Join a swarm to pull; stay in it as a seed afterwards, unless the pull failed."""
         swarm_id = SwarmID(str(name))
-        async with self._locks.setdefault(swarm_id, asyncio.Lock()):
+        async with self._turn(swarm_id):
             await self._leave(swarm_id)
             swarm = Swarm(
                 swarm_id,
@@ -92,23 +101,20 @@ class Swarms:
     async def seed(self, manifest: Manifest, have: Bitmap, ref: str) -> None:
         """Be in the swarm of an artifact that we hold, for those who want it."""
         swarm_id = SwarmID(str(manifest.digest))
-        lock = self._locks.setdefault(swarm_id, asyncio.Lock())
-        if lock.locked() or swarm_id in self._swarms:
-            return
-        seeds = [s for s, _ in self._swarms.values() if s.planner.is_complete]
-        if len(seeds) >= SEEDS_MAX:
-            oldest = min(seeds, key=lambda s: (s.follower_count, s.idle_since_s))
-            await self._leave(oldest.swarm)
-        swarm = Swarm(
-            swarm_id,
-            manifest.plan(ref),
-            Seed(manifest, have),
-            self._around,
-            wanted=have.bits,
-            open_span=None,
-            is_sealed=True,
-        )
-        self._join(swarm)
+        if swarm_id in self._turns or swarm_id in self._swarms:
+            return  # A pull is at it, and stays.
+        async with self._turn(swarm_id):
+            await self._make_room()
+            swarm = Swarm(
+                swarm_id,
+                manifest.plan(ref),
+                Seed(manifest, have),
+                self._around,
+                wanted=have.bits,
+                open_span=None,
+                is_sealed=True,
+            )
+            self._join(swarm)
 
     async def leave(self, name: Digest) -> None:
         """Leave a swarm, if we are in it."""
@@ -130,9 +136,37 @@ class Swarms:
             if is_draft and is_idle and swarm.planner.is_complete:
                 await self._leave(swarm_id)
 
+    @asynccontextmanager
+    async def _turn(self, swarm_id: SwarmID) -> AsyncGenerator[None]:
+        """Nobody else joins this swarm meanwhile."""
+        turn = self._turns.setdefault(swarm_id, _Turn())
+        turn.wanted_by += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.wanted_by -= 1
+            if not turn.wanted_by:
+                del self._turns[swarm_id]
+
+    async def _make_room(self) -> None:
+        """Leave the longest unused of too many seeds; not one that a pull is at."""
+        complete = [swarm for swarm, _ in self._swarms.values() if swarm.planner.is_complete]
+        seeds = [swarm for swarm in complete if swarm.swarm not in self._turns]
+        if seeds and len(complete) >= SEEDS_MAX:
+            oldest = min(seeds, key=lambda s: (s.follower_count, s.idle_since_s))
+            await self._leave(oldest.swarm)
+
     def _join(self, swarm: Swarm) -> None:
         task = self._tasks.create_task(swarm.run())
-        self._swarms[swarm.swarm] = (swarm, task)
+        self._swarms[swarm.swarm] = entry = (swarm, task)
+
+        def forget(_: asyncio.Task[None]) -> None:
+            # Where it broke, nobody has left it: the next who looks joins anew.
+            if self._swarms.get(swarm.swarm) is entry:
+                del self._swarms[swarm.swarm]
+
+        task.add_done_callback(forget)
         logger.info("swarm.joined", extra={"swarm": swarm.swarm})
 
     async def _leave(self, swarm_id: SwarmID) -> None:

@@ -28,6 +28,7 @@ from damselfly.clock import Clock
 from damselfly.errors import (
     AgentUnavailableError,
     DamselflyError,
+    LocalProtocolError,
     UnavailableError,
     UsageError,
 )
@@ -211,6 +212,10 @@ class Warmups:
             core.lost(agent, fault_of(exc), self._clock.monotonic_s())
         except DamselflyError as exc:
             core.failed(agent, fault_of(exc))
+        except Exception as exc:
+            logger.exception("order.broken", extra={"ref": running.ref.safe, "peer": agent})
+            doing = f"having {agent} warmed"
+            core.failed(agent, fault_of(LocalProtocolError.found(doing, exc)))
         running.changed.set()
 
     async def _items(self, agent: str, order: Order) -> AsyncGenerator[Progress | Pulled | Fault]:

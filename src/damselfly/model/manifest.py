@@ -161,6 +161,18 @@ class Manifest:
         """How many chunks there are."""
         return len(self.digests)
 
+    def is_of(self, plan: Plan) -> bool:
+        """Whether the plan may have become this: the same paths, cuts and digests of whole files.
+
+        Somebody who knows the cuts can write other chunk digests under them: this only keeps what
+        counts chunks by the one from meeting the other.
+        """
+        return len(self.files) == len(plan.files) and all(
+            (file.path, file.digests, tuple(chunk.length for chunk in file.chunks))
+            == (planned.path, planned.digests, planned.lengths)
+            for file, planned in zip(self.files, plan.files, strict=True)
+        )
+
     def file_id(self, number: int) -> Digest:
         """The content's name of file `number`; see `ManifestFile.id`."""
         return self.files[number].id

@@ -92,6 +92,14 @@ class Ref:
         """Where to look, without what must be found there."""
         return replace(self, pin=None)
 
+    def is_trusted_with(self, place: "Ref") -> bool:
+        """Whether what proves who asks for this ref may be shown at `place`, where its files are.
+
+        The plan of a ref may come from others, and lead anywhere.
+        """
+        is_as_safe = place.scheme in {self.scheme, "https"}
+        return place.netloc == self.netloc and is_as_safe
+
     @property
     def name(self) -> str:
         """The last name in the path, decoded: what a single file is called."""
