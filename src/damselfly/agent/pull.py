@@ -34,6 +34,7 @@ from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
+from damselfly.p2p.handover import handed_over
 from damselfly.p2p.swarm import Source, Swarm
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,8 @@ class Pull:
         )
         if target.manifest is not None:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
-        ingest = await shop.work(partial(shop.store.ingest, plan, digests, files))
+        begin = partial(shop.store.ingest, plan, digests, files)
+        ingest = await handed_over(shop.workers, begin, Ingest.close)
         try:
             manifest = await self._fetch(target, ingest, files)
             self._phase = "sealing"
