@@ -3,70 +3,20 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from damselfly.agent.pull import ROUNDS_MAX, Pull, Workshop
-from damselfly.agent.resolver import Resolver, Target
-from damselfly.agent.swarms import Swarms
+from damselfly.agent.pull import ROUNDS_MAX
 from damselfly.cache.ingest import Ingest
-from damselfly.cache.limits import Limits
 from damselfly.cache.store import Store
-from damselfly.client.answers import PullRequest
 from damselfly.clock import SystemClock
 from damselfly.errors import CancelledError, ChunkNotFoundError
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
-from damselfly.model.plan import Plan, PlannedFile
-from damselfly.model.ref import Ref
-from damselfly.origin.access import Access
-from damselfly.origin.registry import Origins
-from damselfly.p2p.agents import Agents
-from damselfly.p2p.discovery import StaticPeers
-from damselfly.p2p.homes import Homes
-from damselfly.p2p.membership import Hello
-from damselfly.p2p.messages import AgentID
-from damselfly.p2p.swarm import Surroundings
-from damselfly.p2p.transport import BufferPool, PeerPool
-from tests.conformance.store import model
-
-SAMPLE = model()
-LIMITS = Limits(keep_free_bytes=0, free_again_bytes=0)
-
-
-class SampleStream:
-    def __init__(self, data: bytes) -> None:
-        self.first_byte_s: float | None = 0.0
-        self._data = data
-
-    async def readinto(self, view: memoryview) -> None:
-        view[:], self._data = self._data[: len(view)], self._data[len(view) :]
-
-
-class SampleOrigin:
-    """Resolves to the sample, and hands out its bytes."""
-
-    shared = True
-
-    def __init__(self) -> None:
-        self.is_sealed = True
-
-    async def resolve(self, ref: Ref, access: Access) -> Target:
-        return Target(SAMPLE.plan, SAMPLE.manifest if self.is_sealed else None)
-
-    def for_ref(self, ref: Ref) -> "SampleOrigin":
-        return self
-
-    @asynccontextmanager
-    async def open(
-        self, ref: Ref, file: PlannedFile, start: int, stop: int, access: Access
-    ) -> AsyncGenerator[SampleStream]:
-        yield SampleStream(SAMPLE.content(file.path)[start:stop])
+from damselfly.model.plan import Plan
+from tests.integration.pull_workshop import LIMITS, SAMPLE, pull_of, workshop
 
 
 class SlowStore(Store):
@@ -81,50 +31,6 @@ class SlowStore(Store):
         self.has_begun.set()
         assert self.may_begin.wait(10)
         return super().ingest(plan, digests, wanted)
-
-
-@asynccontextmanager
-async def workshop(store: Store) -> AsyncGenerator[tuple[Workshop, SampleOrigin]]:
-    origin = SampleOrigin()
-    clock = SystemClock()
-    pool = PeerPool()
-    workers = ThreadPoolExecutor(2)
-    me = Hello(AgentID("127.0.0.1:1"), "boot", "")
-    homes = Homes(me.boot, clock)
-    around = Surroundings(
-        agents=Agents(me, StaticPeers(frozenset({me.agent})), pool, clock),
-        homes=homes,
-        talk=pool,
-        pool=pool,
-        buffers=BufferPool(4, 1 << 16),
-        workers=workers,
-        clock=clock,
-        landed=lambda source, length, seconds: None,
-    )
-    try:
-        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-            home = tasks.create_task(homes.run())
-            swarms = Swarms(around, tasks)
-            yield (
-                Workshop(
-                    store,
-                    cast("Origins", origin),
-                    cast("Resolver", origin),
-                    swarms,
-                    workers,
-                    clock,
-                ),
-                origin,
-            )
-            await swarms.leave_all()
-            home.cancel()
-    finally:
-        await pool.close()
-        workers.shutdown()
-
-
-def pull_of(shop: Workshop) -> Pull:
-    return Pull(PullRequest(ref=SAMPLE.plan.ref), Ref.parse(SAMPLE.plan.ref), shop)
 
 
 async def test_a_pull_that_is_cancelled_while_room_is_made_for_it_holds_nothing(
