@@ -454,6 +454,7 @@ class Store:
             self._artifact(artifact)
             with self._catalog.change() as change:
                 change.set_pinned(artifact, pinned_ns)
+        self._catalog.checkpoint()  # Somebody relies on it from now on: also after a power cut.
 
     def lease(self, artifact: Digest, lease_id: str, ttl_s: float | None = None) -> bool:
         """Protect an artifact from eviction and removal; may come before the artifact does.
@@ -501,7 +502,9 @@ class Store:
                 raise LeaseHeldError(f"{artifact} is pinned")
             if not pulled.isdisjoint(files):
                 raise LeaseHeldError(f"{artifact} is being pulled")
-            return self._room.drop([row], [])
+            removed = self._room.drop([row], [])
+        self._catalog.checkpoint()
+        return removed
 
     def gc(self, *, leftover_age_s: float | None = None) -> Removed:
         """Remove what nothing refers to and nobody touched for a while.
