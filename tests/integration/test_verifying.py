@@ -12,6 +12,7 @@ import pytest
 
 from damselfly.agent.accusations import PENDING_MAX, Accusations
 from damselfly.agent.pull import Workshop
+from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.verifying import Verifier
 from damselfly.cache.catalog import ChunkRow
 from damselfly.cache.disk import open_writable
@@ -153,6 +154,25 @@ async def test_a_seed_that_lost_a_chunk_leaves_its_swarm(tmp_path: Path) -> None
 
         assert bad == ["weights/a.safetensors"]
         assert shop.swarms.seeded() == {other.manifest.digest}
+
+
+async def test_a_loss_that_nobody_tells_of_is_noticed(tmp_path: Path) -> None:
+    async with bench(tmp_path) as (store, shop, _, _):
+        await pull_of(shop).run()
+        part, going = model(2), model(3)
+        for of, files in ((part, frozenset({A})), (going, None)):
+            artifact = pull(store, of, files=files)
+            await shop.swarms.seed(of.manifest, store.held(artifact), REF)
+        await leave_unsound(shop)
+        before = shop.swarms.seeded()
+        damage(store, SAMPLE, A)
+        store.verify()
+        store.remove(going.manifest.digest)
+
+        await leave_unsound(shop)
+
+        assert before == {ARTIFACT, part.manifest.digest, going.manifest.digest}
+        assert shop.swarms.seeded() == {part.manifest.digest}
 
 
 async def test_a_pull_that_runs_fetches_again_what_is_found_bad_under_it(tmp_path: Path) -> None:

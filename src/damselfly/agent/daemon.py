@@ -26,6 +26,7 @@ from damselfly.agent.order_desk import OrderDesk
 from damselfly.agent.orders import Orders
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
+from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
 from damselfly.agent.swarms import Swarms
 from damselfly.agent.targets import TargetFinder, Targets
@@ -76,7 +77,6 @@ OPENING_S = 0.25
 """Between meeting the others and granting anything: who was at something when this agent came, and
 has a new home here, tells it so at once."""
 TELL_INTERVAL_S = 15.0
-_SEEDED_STATES = (ArtifactState.COMPLETE, ArtifactState.PARTIAL)
 NO_REF = "file:///"
 """Where an artifact came from that no ref is known for: a seed reads no origin."""
 
@@ -326,10 +326,8 @@ class _Agent:
         """Be in the swarm of every artifact we hold; tell the homes of refs what they became."""
         told: dict[str, tuple[AgentID | None, str]] = {}
         while True:
-            seeded = shop.swarms.seeded()  # Before looking: what is pulled meanwhile is no loss.
+            await leave_unsound(shop)
             infos = await shop.work(partial(self._store.artifacts))
-            sound = {i.artifact for i in infos if i.state in _SEEDED_STATES}
-            await shop.swarms.lost(seeded - sound, ())
             complete = [info for info in infos if info.state is ArtifactState.COMPLETE]
             for info in complete:
                 manifest = await shop.work(partial(self._store.manifest, info.artifact))
