@@ -7,7 +7,7 @@ Durability. WAL with `synchronous=NORMAL`: a commit is a write to the page cache
 kill -9, and costs no `fsync`; the log is never torn, so a power cut loses the newest commits at
 most, whole ones. `OFF` would be no faster (measured: the same within noise) and may corrupt the
 database in a power cut. The syncer checkpoints on a connection of its own, which makes everything
-durable without holding up writers; the writer never checkpoints.
+durable without holding up writers, and lets the log begin anew; the writer never checkpoints.
 
 Threads. One connection writes, under `change()`; one reads, so that a lookup for serving does not
 wait for an eviction's transaction; one checkpoints. Any thread may call anything.
@@ -18,6 +18,7 @@ Errors. No SQLite exception leaves: a full disk is a `StoreFullError`, all else 
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ SCHEMA = ("schema.sql", "proofs.sql")
 """What made the catalog, in this order: one of version n has the first n."""
 SCHEMA_VERSION = len(SCHEMA)
 _BUSY_S = 30.0
+_CHECKPOINTS = 20
+_LOOKUP_S = 0.002
+"""A lookup takes less; a checkpoint that met twenty of them is left to the syncer's next pass."""
 _NO_ROOM_BYTES = 1 << 20
 
 
@@ -131,6 +135,9 @@ class Catalog:
         self._path = path
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self._checkpoint_lock = threading.Lock()  # SQLite would not wait for another one's end.
+        self._commits = 0
+        self._durable = 0
         with self._errors("opening"), ExitStack() as undo:
             self._writer = self._connect()
             undo.callback(self._writer.close)
@@ -169,12 +176,28 @@ class Catalog:
             self._reader.close()
             self._writer.close()
 
+    @property
+    def is_dirty(self) -> bool:
+        """Something was committed that no checkpoint has made durable."""
+        return self._commits != self._durable
+
     def checkpoint(self) -> None:
         """Make every commit so far durable; writers and readers go on meanwhile."""
-        with self._errors("checkpointing"):
+        with self._errors("checkpointing"), self._checkpoint_lock:
+            commits = self._commits
+            frames: int | None = None
             connection = self._connect()
             try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                for _ in range(_CHECKPOINTS):
+                    is_busy, logged, done = connection.execute(
+                        "PRAGMA wal_checkpoint(PASSIVE)"
+                    ).fetchone()
+                    frames = logged if frames is None else frames
+                    # A shorter log is another one: it began when the former was all written back.
+                    if not is_busy and (done >= frames or logged < frames):
+                        self._durable = commits
+                        return
+                    time.sleep(_LOOKUP_S)  # A lookup still reads what was before the last commit.
             finally:
                 connection.close()
 
@@ -203,6 +226,7 @@ class Catalog:
             try:
                 yield Change(self._writer)
                 self._writer.execute("COMMIT")
+                self._commits += 1
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
@@ -225,6 +249,7 @@ class Catalog:
                 "INSERT OR IGNORE INTO chunk VALUES (?, ?, ?, ?, ?)",
                 (file, number, start, length, raw),
             )
+            self._commits += 1
 
     def places(self, digest: Digest) -> list[tuple[FileRow, ChunkRow]]:
         """Where chunks of this digest lie, files in `files/` first; a handful is enough."""

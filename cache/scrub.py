@@ -59,6 +59,17 @@ class Scrub:
             os.close(fd)
         return bad
 
+    def is_wrong(self, row: FileRow, chunk: ChunkRow) -> bool:
+        """Hash one chunk, and change nothing."""
+        try:
+            fd = self._files.open(row)
+        except FileNotFoundError:
+            return True
+        try:
+            return bool(self._hash_all(fd, [chunk], None))
+        finally:
+            os.close(fd)
+
     def _open(self, row: FileRow) -> int | None:
         try:
             return self._files.open(row)

@@ -336,6 +336,14 @@ class Store:
 
     # --- artifacts ---
 
+    def files_of(self, artifact: Digest) -> frozenset[int]:
+        """The numbers of an artifact's files that were pulled; they may lack chunks since.
+
+        Raises:
+            ArtifactNotFoundError: it is not here.
+        """
+        return frozenset(self._catalog.artifact_files(self._artifact(artifact).id))
+
     def manifest(self, artifact: Digest) -> Manifest | None:
         """The manifest of an artifact that is kept here."""
         if self._catalog.artifact(artifact) is None:
@@ -446,6 +454,7 @@ class Store:
             self._artifact(artifact)
             with self._catalog.change() as change:
                 change.set_pinned(artifact, pinned_ns)
+        self._catalog.checkpoint()  # Somebody relies on it from now on: also after a power cut.
 
     def lease(self, artifact: Digest, lease_id: str, ttl_s: float | None = None) -> bool:
         """Protect an artifact from eviction and removal; may come before the artifact does.
@@ -493,7 +502,9 @@ class Store:
                 raise LeaseHeldError(f"{artifact} is pinned")
             if not pulled.isdisjoint(files):
                 raise LeaseHeldError(f"{artifact} is being pulled")
-            return self._room.drop([row], [])
+            removed = self._room.drop([row], [])
+        self._catalog.checkpoint()
+        return removed
 
     def gc(self, *, leftover_age_s: float | None = None) -> Removed:
         """Remove what nothing refers to and nobody touched for a while.
@@ -529,7 +540,8 @@ class Store:
         """Re-read and re-hash an artifact's files, or everything; what is wrong is missing then.
 
         A file keeps its inode, so views and mounts keep theirs: ingest the same manifest again,
-        and the chunks found bad are written in place. `on_progress(bytes done, bytes in all)`.
+        and the chunks found bad are written in place. `on_progress(bytes done, bytes in all)` is
+        called after every chunk; what it raises ends the work, and is raised.
 
         Raises:
             ArtifactNotFoundError: it is not here.
@@ -540,6 +552,27 @@ class Store:
         else:
             files = self._catalog.artifact_files(self._artifact(artifact).id)
             rows = list({row.id: row for row in files.values()}.values())
+        return self._reread(rows, artifact, on_progress)
+
+    def recheck(
+        self, digest: Digest, on_progress: Callable[[int, int], None] | None = None
+    ) -> Verified:
+        """Re-read one chunk, wherever it lies; where it is wrong, all of its file as `verify` does.
+
+        Raises:
+            IntegrityError: the disk refuses otherwise than by failing to read a chunk.
+        """
+        with disk.disk_errors(f"re-reading chunk {digest}"):
+            places = self._catalog.places(digest)
+            wrong = {row.id: row for row, chunk in places if self._scrub.is_wrong(row, chunk)}
+        return self._reread(list(wrong.values()), None, on_progress)
+
+    def _reread(
+        self,
+        rows: Sequence[FileRow],
+        artifact: Digest | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> Verified:
         total = sum(row.held_bytes for row in rows)
         done = 0
 

@@ -2,13 +2,15 @@
 
 A commit survives kill -9 without any of this. For a power cut, a thread writes the files back
 (`fdatasync`) every 256 MiB or 2 s, then clears the chunks' rows in `unsynced`, then checkpoints the
-catalog, which makes these and all earlier commits durable. After a power cut (another boot id)
-whatever is still in `unsynced` is re-hashed, not refetched.
+catalog, which makes these and all earlier commits durable. Commits without chunks (a lease touches
+its artifact, a ref is remembered) are checkpointed every 2 s too: nothing else would end the log.
+After a power cut (another boot id) whatever is still in `unsynced` is re-hashed, not refetched.
 """
 
 import logging
 import os
 import threading
+from collections.abc import Mapping, Sequence
 
 from damselfly.cache import disk
 from damselfly.cache.files import Files
@@ -62,10 +64,9 @@ class Syncer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._noted or self._is_stopping)
-                self._changed.wait_for(
-                    lambda: self._is_due() or self._is_stopping, self._limits.sync_interval_s
-                )
+                interval_s = self._limits.sync_interval_s
+                if self._changed.wait_for(lambda: self._noted or self._is_stopping, interval_s):
+                    self._changed.wait_for(lambda: self._is_due() or self._is_stopping, interval_s)
                 if self._is_stopping:
                     return
             try:
@@ -79,19 +80,30 @@ class Syncer:
         Raises:
             IntegrityError: the disk could not.
         """
+        catalog = self._files.catalog
         with self._pass:
             with self._changed:
                 noted, self._noted, self._noted_bytes = self._noted, {}, 0
-            if not noted:
-                return
-            with disk.disk_errors("writing chunks back to disk"):
-                synced = [file for file in noted if self._sync_file(file)]
-                os.fsync(self._files.partial.fd)
-                os.fsync(self._files.files.fd)
-            with self._files.catalog.change() as change:
-                for file in synced:
-                    change.set_synced(file, noted[file])
-            self._files.catalog.checkpoint()
+            try:
+                self._write_back(noted)
+            except BaseException:
+                with self._changed:  # Not their bytes: it is tried again later, not at once.
+                    for file, numbers in noted.items():
+                        self._noted.setdefault(file, []).extend(numbers)
+                raise
+            if catalog.is_dirty:
+                catalog.checkpoint()
+
+    def _write_back(self, noted: Mapping[int, Sequence[int]]) -> None:
+        if not noted:
+            return
+        with disk.disk_errors("writing chunks back to disk"):
+            synced = [file for file in noted if self._sync_file(file)]
+            os.fsync(self._files.partial.fd)
+            os.fsync(self._files.files.fd)
+        with self._files.catalog.change() as change:
+            for file in synced:
+                change.set_synced(file, noted[file])
 
     def _sync_file(self, file: int) -> bool:
         try:

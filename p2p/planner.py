@@ -177,7 +177,8 @@ class Planner:
         """Chunks whose bytes, as we read them from the origin, are not those the swarm means."""
         self._lengths = lengths
         self._mean_bytes = sum(lengths) / max(1, chunk_count) if lengths is not None else 1.0
-        self._is_sealed = is_sealed
+        self.is_sealed = is_sealed
+        """The swarm is named by an artifact, not by a plan at first contact."""
         self._can_claim = can_claim
         self._zone = zone
         self._limits = limits or PlannerLimits()
@@ -600,8 +601,8 @@ class Planner:
         return State(
             have=self.have,
             wanted=self.wanted,
-            digests={} if self._is_sealed else self.digests,
-            is_sealed=self._is_sealed,
+            digests={} if self.is_sealed else self.digests,
+            is_sealed=self.is_sealed,
             can_claim=self._can_claim and not self._is_denied,
             zone=self._zone,
             peers=(*self._listed, *self._reporter.shunned),

@@ -84,11 +84,11 @@ class _News:
 
     def before(self, later: "_News") -> "_News":
         """Both, this one having happened first."""
-        got = [index for index in self.got if index not in later.lost]
+        held_again = {*later.got, *later.done}
         return _News(
-            self.done | later.done,
-            got + later.got,
-            self.lost + later.lost,
+            {n: digest for n, digest in self.done.items() if n not in later.lost} | later.done,
+            [index for index in self.got if index not in later.lost] + later.got,
+            [index for index in self.lost if index not in held_again] + later.lost,
             self.returned + later.returned,
             self.dead | later.dead,
             self.corrupt | later.corrupt,
@@ -146,11 +146,13 @@ class Reporter:
     def chunk_done(self, index: int, digest: Digest) -> None:
         """A chunk came from the origin: everybody waits for it."""
         self._news.done[index] = digest
+        self._held_again(index)
         self._is_hurried = True
 
     def chunk_got(self, index: int) -> None:
         """A chunk came from elsewhere."""
         self._news.got.append(index)
+        self._held_again(index)
         if len(self._news.got) > self._limits.got_max:
             self.tell_everything()
 
@@ -161,6 +163,11 @@ class Reporter:
         self._news.done.pop(index, None)
         self._news.lost.append(index)
         self._is_hurried = True
+
+    def _held_again(self, index: int) -> None:
+        """The home takes what was lost last: it must not hear of what came back since."""
+        if index in self._news.lost:
+            self._news.lost.remove(index)
 
     def claim_returned(self, run: Run, reason: HandBack) -> None:
         """We do not work on a claim any more."""

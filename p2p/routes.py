@@ -21,11 +21,13 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from damselfly.clock import Clock
 from damselfly.errors import CapacityError, DamselflyError, ProtocolError, RemoteProtocolError
 from damselfly.model.digest import Digest
+from damselfly.p2p.handover import handed_over
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.messages import (
     AGENT_PATTERN,
@@ -185,7 +187,9 @@ class Routes:
         self._serving += 1
         held = None
         try:
-            held = await self._work(self._shelf.locate, digest)
+            held = await handed_over(
+                self._workers, partial(self._shelf.locate, digest), _close_unsent
+            )
         finally:
             if held is None:
                 self._serving -= 1
@@ -249,6 +253,11 @@ class Routes:
                         yield line.to_json(count) + b"\n"
 
         return Response(200, (("content-type", "application/x-ndjson"),), lines())
+
+
+def _close_unsent(held: HeldChunk | None) -> None:
+    if held is not None:
+        held.close()
 
 
 def _only(method: str, request: Request) -> Response | None:

@@ -74,6 +74,8 @@ class MemoryNode:
         self.tokens = tokens or {}
         self.asked: list[PullRequest] = []
         self.held: dict[str, HeldArtifact] = {}
+        self.unrepaired: tuple[str, ...] = ()
+        """What a repair names as not repaired."""
         self._files: dict[str, dict[str, bytes]] = {}
         self._seen: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Pulled] = {}
         self._pulls: dict[PullRequest, _Pull] = {}
@@ -346,6 +348,7 @@ class MemoryNode:
             bytes=total,
             chunks_bad=bad,
             chunks_repaired=bad if repair else 0,
+            unrepaired=self.unrepaired if repair else (),
             seconds=0.1,
         )
 

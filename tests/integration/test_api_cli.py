@@ -325,6 +325,16 @@ class TestOtherVerbs:
         assert repaired.code == 0
         assert (await shell.run("verify")).code == 0
 
+    async def test_verify_names_what_could_not_be_repaired_and_fails(self, shell: Shell) -> None:
+        shell.node.unrepaired = ("blake3:00: no ref is known",)
+
+        told = await shell.run("verify", "--repair")
+        shown = await shell.run("verify", "--repair", "--json")
+
+        assert told.code == shown.code == 20
+        assert "not repaired: blake3:00: no ref is known\n" in told.out
+        assert shown.json["unrepaired"] == ["blake3:00: no ref is known"]
+
     async def test_gc_tells_what_it_freed(self, shell: Shell) -> None:
         assert (await shell.run("gc")).out == "removed 0 files, 0 B freed\n"
         assert (await shell.run("gc", "--json")).json["bytes_freed"] == 0

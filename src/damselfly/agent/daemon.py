@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import signal
 from collections.abc import AsyncGenerator
@@ -15,6 +14,7 @@ from functools import partial
 import uvloop
 
 from damselfly import __version__
+from damselfly.agent.accusations import Accusations
 from damselfly.agent.admin import AdminServer
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
@@ -26,6 +26,7 @@ from damselfly.agent.order_desk import OrderDesk
 from damselfly.agent.orders import Orders
 from damselfly.agent.pull import Workshop
 from damselfly.agent.resolver import Resolver, ref_key
+from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
 from damselfly.agent.swarms import Swarms
 from damselfly.agent.targets import TargetFinder, Targets
@@ -259,6 +260,7 @@ class _Agent:
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
         shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        accusations = Accusations(store, swarms)
         node = LocalNode(config, shop, agents, self._counters, tasks)
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
@@ -280,7 +282,7 @@ class _Agent:
                 plan=resolver.plan,
                 swarm=swarms.get,
                 greeted_by=agents.greeted_by,
-                accused=self._accused,
+                accused=accusations.accuse,
                 served=self._served,
             ),
             workers=self._lookups,
@@ -288,7 +290,8 @@ class _Agent:
             limits=ServeLimits(slots=config.swarm.serve_limit or ServeLimits().slots),
             orders=OrderDesk(orders, config.warm.accept, self._boot),
         )
-        background = [tasks.create_task(agents.run()), tasks.create_task(self._homes.run())]
+        running = (agents.run(), self._homes.run(), accusations.run())
+        background = [tasks.create_task(one) for one in running]
         async with contextlib.AsyncExitStack() as stack:
             api = APIServer(
                 node, config.agent.socket, mode=config.agent.socket_mode, warmer=warmups
@@ -323,6 +326,7 @@ class _Agent:
         """Be in the swarm of every artifact we hold; tell the homes of refs what they became."""
         told: dict[str, tuple[AgentID | None, str]] = {}
         while True:
+            await leave_unsound(shop)
             infos = await shop.work(partial(self._store.artifacts))
             complete = [info for info in infos if info.state is ArtifactState.COMPLETE]
             for info in complete:
@@ -364,10 +368,6 @@ class _Agent:
         manifest = self._store.manifest(artifact)
         return manifest.canonical() if manifest is not None else None
 
-    def _accused(self, digest: Digest) -> None:
-        logger.warning("chunk.accused", extra={"digest": str(digest)})
-        self._lookups.submit(_recheck, self._store, digest)
-
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)
         metrics = self._metrics
@@ -382,17 +382,3 @@ class _Agent:
         self._counters.served += length
         self._metrics.chunks_served.inc()
         self._metrics.served_bytes.inc(length)
-
-
-def _recheck(store: Store, digest: Digest) -> None:
-    """Look whether a chunk that a peer found wrong is wrong on our disk."""
-    held = store.locate(digest)
-    if held is None:
-        return
-    try:
-        data = os.pread(held.fd, held.length, held.offset)
-    finally:
-        held.close()
-    if Digest.of(data) != digest:
-        logger.error("chunk.bad", extra={"digest": str(digest)})
-        store.verify()

@@ -2,11 +2,10 @@
 
 import asyncio
 import os
-import queue
 import re
 import shutil
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ from damselfly.agent.config import AgentConfig
 from damselfly.agent.keeping import kept
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.pull import Pull, Workshop, is_held
+from damselfly.agent.verifying import Verifier
 from damselfly.agent.volume import Volumes
-from damselfly.agent.watch import PROGRESS_INTERVAL_S, watched
+from damselfly.agent.watch import watched
 from damselfly.cache import report
 from damselfly.client.answers import (
     BadChunk,
@@ -53,7 +53,6 @@ from damselfly.errors import (
     UsageError,
 )
 from damselfly.model.digest import Digest
-from damselfly.model.manifest import Manifest
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
 from damselfly.p2p.agents import Agents
@@ -102,6 +101,7 @@ class LocalNode:
         self._counters = counters
         self._tasks = tasks
         self._pulls: dict[Wish, Pull] = {}
+        self._verifier = Verifier(workshop, self.pull)
         self._volumes = Volumes(config.volumes, workshop, self._begun, tasks)
         self._began_s = workshop.clock.monotonic_s()
         self.state = "starting"
@@ -294,57 +294,10 @@ class LocalNode:
         self, artifact: str | None, *, repair: bool
     ) -> AsyncIterator[VerifyProgress | BadChunk | Verified]:
         """Re-read and re-hash; fetch what is bad again if asked to."""
-        began_s = self._shop.clock.monotonic_s()
-        store = self._shop.store
         target = (await self._find(artifact)).artifact if artifact is not None else None
-        name = str(target) if target is not None else None
-        told: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        work = asyncio.ensure_future(
-            self._shop.work(
-                partial(store.verify, target, lambda done, all_: told.put((done, all_)))
-            )
-        )
-        while not (await asyncio.wait({work}, timeout=PROGRESS_INTERVAL_S))[0]:
-            newest: deque[tuple[int, int]] = deque(maxlen=1)
-            while not told.empty():
-                newest.append(told.get_nowait())
-            for done, total in newest:
-                yield VerifyProgress(artifact=name, bytes_done=done, bytes_total=total)
-        found = work.result()
-        manifests: dict[Digest, Manifest] = {}
-        for degraded in found.degraded:
-            manifest = await self._shop.work(partial(store.manifest, degraded))
-            if manifest is not None:
-                manifests[degraded] = manifest
-        for bad in found.bad:
-            yield _bad_chunk(bad, manifests, found.degraded)
-        repaired = 0
-        if repair:
-            for degraded in found.degraded:
-                yield VerifyProgress(
-                    artifact=str(degraded), phase="repairing", chunks_bad=len(found.bad)
-                )
-                await self._repair(degraded)
-            again = await self._shop.work(partial(store.verify, target))
-            repaired = len(found.bad) - len(again.bad)
-        infos = await self._shop.work(partial(store.artifacts))
-        yield Verified(
-            artifacts=1 if target is not None else sum(is_held(info.state) for info in infos),
-            bytes=found.bytes,
-            chunks_bad=len(found.bad),
-            chunks_repaired=repaired,
-            seconds=round(self._shop.clock.monotonic_s() - began_s, 3),
-        )
-
-    async def _repair(self, artifact: Digest) -> None:
-        """Pull what is missing of an artifact that was here."""
-        info = await self._find(str(artifact))
-        if not info.refs:
-            raise UsageError(f"{artifact} was pulled by no ref that is known here: pull it again")
-        await self._shop.swarms.leave(artifact)
-        request = PullRequest(ref=f"{info.refs[0]}#{artifact}")
-        async for _ in self.pull(request):
-            pass
+        async with aclosing(self._verifier.verify(target, repair=repair)) as items:
+            async for item in items:
+                yield item
 
     # --- at a glance -------------------------------------------------------------------------
 
@@ -443,24 +396,3 @@ def _is_meant(job: Pull | Preparation, target: str) -> bool:
     if match is not None:
         return job.artifact is not None and job.artifact.hex.startswith(match[1])
     return str(Ref.parse(target).unpinned) == str(job.ref.unpinned)
-
-
-def _bad_chunk(
-    bad: report.BadChunk, degraded: "dict[Digest, Manifest]", names: tuple[Digest, ...]
-) -> BadChunk:
-    """Say where a bad chunk lies, in the first artifact that has its file."""
-    start = length = 0
-    artifact = names[0] if names else bad.expected
-    for name, manifest in degraded.items():
-        for file in manifest.files:
-            if file.path == bad.path and bad.number < len(file.chunks):
-                start = sum(chunk.length for chunk in file.chunks[: bad.number])
-                length = file.chunks[bad.number].length
-                artifact = name
-    return BadChunk(
-        artifact=str(artifact),
-        path=bad.path,
-        start=start,
-        length=length,
-        digest=str(bad.expected),
-    )

@@ -8,6 +8,7 @@ finds ends that pull and no more (`LocalProtocolError`).
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
@@ -25,6 +26,7 @@ from damselfly.client.answers import Progress, Pulled, PullRequest
 from damselfly.clock import Clock
 from damselfly.errors import (
     CancelledError,
+    ChunkNotFoundError,
     DamselflyError,
     DigestMismatchError,
     LocalProtocolError,
@@ -36,11 +38,15 @@ from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
+from damselfly.p2p.handover import handed_over
 from damselfly.p2p.swarm import Source, Swarm
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+ROUNDS_MAX = 3
+"""A disk that loses chunks between their writing and their sealing so often is broken."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class Pull:
         self._wanted = 0
         self._bytes_total = 0
         self._bytes_from_store = 0
+        self._bytes_before: Counter[Source] = Counter()
+        """Brought by swarms before this one."""
         self._swarm: Swarm | None = None
         self.artifact: Digest | None = None
 
@@ -103,7 +111,7 @@ class Pull:
     def progress(self) -> Progress:
         """How far it has come."""
         swarm = self._swarm
-        by = swarm.bytes_by_source if swarm is not None else dict.fromkeys(Source, 0)
+        by = self._bytes_by_source()
         from_store = self._bytes_from_store + by[Source.STORE]
         return Progress(
             ref=self.ref.safe,
@@ -152,6 +160,10 @@ class Pull:
     def _seconds(self) -> float:
         return self._workshop.clock.monotonic_s() - self._began_s
 
+    def _bytes_by_source(self) -> Counter[Source]:
+        now = self._swarm.bytes_by_source if self._swarm is not None else {}
+        return self._bytes_before + Counter(now)
+
     def _waiting_for(self) -> str | None:
         if self._phase == "resolving" and self._seconds() > 1.0:
             return self._workshop.resolver.waiting_for
@@ -174,20 +186,35 @@ class Pull:
             self.artifact = target.manifest.digest
         else:
             target = await self._known_before(target)
-        self._phase = "fetching"
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
         if target.manifest is not None:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
-        ingest = await shop.work(partial(shop.store.ingest, plan, digests, files))
+        begin = partial(shop.store.ingest, plan, digests, files)
+        ingest = await handed_over(shop.workers, begin, Ingest.close)
         try:
-            manifest = await self._fetch(target, ingest, files)
-            self._phase = "sealing"
-            await shop.work(partial(ingest.seal, manifest))
+            manifest = await self._brought(target, ingest, files)
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files)
+
+    async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
+        """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""
+        rounds = 0
+        while True:
+            rounds += 1
+            self._phase = "fetching"
+            manifest = await self._fetch(target, ingest, files)
+            self._phase = "sealing"
+            try:
+                await self._workshop.work(partial(ingest.seal, manifest))
+            except ChunkNotFoundError as exc:
+                if rounds == ROUNDS_MAX:
+                    raise
+                logger.warning("pull.resumed", extra={"ref": self.ref.safe, "error": str(exc)})
+            else:
+                return manifest
 
     @property
     def _choice(self) -> Choice:
@@ -212,8 +239,11 @@ class Pull:
     async def _fetch(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         shop = self._workshop
         plan = target.plan
+        is_first = self._swarm is None
+        self._bytes_before, self._swarm = self._bytes_by_source(), None
         found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
-        self._bytes_from_store = _bytes_of(plan, found & self._wanted)
+        if is_first:
+            self._bytes_from_store = _bytes_of(plan, found & self._wanted)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
         origin = shop.origins.for_ref(self.ref)
@@ -234,8 +264,8 @@ class Pull:
             is_sealed=is_sealed,
         ) as swarm:
             self._swarm = swarm
-            # Until now another pull may have been at it, and brought what we want.
-            self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
+            if is_first:  # Another pull may have been at it, and brought what we want.
+                self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
             await swarm.completed()
             manifest = target.manifest or _sealed(plan, files, swarm)
             if self.ref.pin is not None and manifest.digest != self.ref.pin:
@@ -262,7 +292,7 @@ class Pull:
             await shop.resolver.sealed(ref, plan, artifact)
         held = await shop.work(partial(store.held, artifact))
         await shop.swarms.seed(manifest, held, str(ref))
-        by = self._swarm.bytes_by_source if self._swarm else dict.fromkeys(Source, 0)
+        by = self._bytes_by_source()
         return Pulled(
             ref=self.ref.safe,
             artifact=str(artifact),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -119,6 +119,38 @@ class Swarms:
     async def leave(self, name: Digest) -> None:
         """Leave a swarm, if we are in it."""
         await self._leave(SwarmID(str(name)))
+
+    def seeded(self) -> set[Digest]:
+        """The artifacts that we are in a swarm of without pulling them."""
+        return {artifact for _, artifact in self._seeds()}
+
+    def _seeds(self) -> list[tuple[SwarmID, Digest]]:
+        found: list[tuple[SwarmID, Digest]] = []
+        for swarm_id, (swarm, _) in self._swarms.items():
+            planner = swarm.planner
+            artifact = Digest.parse(swarm_id) if planner.is_sealed else planner.artifact
+            if artifact is not None and not self._is_pulling(swarm_id):
+                found.append((swarm_id, artifact))
+        return found
+
+    def _is_pulling(self, swarm_id: SwarmID) -> bool:
+        lock = self._locks.get(swarm_id)
+        return lock is not None and lock.locked()
+
+    async def lost(self, artifacts: Collection[Digest], chunks: Collection[Digest]) -> None:
+        """Chunks were found bad on our disk, and these artifacts lack some.
+
+        A pull that runs fetches them again. A seed could not: its swarm is left.
+        """
+        for swarm_id, (swarm, _) in self._swarms.items():
+            if self._is_pulling(swarm_id):
+                have = swarm.planner.have
+                for index, digest in list(swarm.digests.items()):
+                    if digest in chunks and have >> index & 1:
+                        swarm.lost(index)
+        for swarm_id, artifact in self._seeds():
+            if artifact in artifacts:
+                await self._leave(swarm_id)
 
     async def leave_all(self) -> None:
         """Say goodbye everywhere."""

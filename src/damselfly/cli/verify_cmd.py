@@ -48,8 +48,10 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json({**verified.to_json(), "bad": [item.to_json() for item in bad]})
     else:
+        for line in verified.unrepaired:
+            print(plain(f"not repaired: {line}"))
         print(_summary(verified))
-    is_well = verified.chunks_repaired >= verified.chunks_bad
+    is_well = verified.chunks_repaired >= verified.chunks_bad and not verified.unrepaired
     return 0 if is_well else IntegrityError.exit_code
 
 

@@ -237,7 +237,11 @@ class HeldArtifact(Record):
 
 
 class VerifyProgress(Record):
-    """How far a verification has come; `repairing` once bad chunks are being fetched again."""
+    """How far a verification has come.
+
+    `phase` is `reading`, then `repairing` while bad chunks are being fetched again; before that it
+    may say what the verification waits for.
+    """
 
     event: ClassVar[str] = "progress"
 
@@ -261,7 +265,10 @@ class BadChunk(Record):
 
 
 class Verified(Record):
-    """A verification ended: `chunks_bad` were found, of which `chunks_repaired` are well again."""
+    """A verification ended: `chunks_bad` were found, of which `chunks_repaired` are well again.
+
+    `unrepaired` names the artifacts that a repair could not mend, each with the reason.
+    """
 
     event: ClassVar[str] = "done"
 
@@ -270,6 +277,7 @@ class Verified(Record):
     chunks_bad: int
     chunks_repaired: int
     seconds: float
+    unrepaired: tuple[str, ...] = ()
 
 
 class Removed(Record):

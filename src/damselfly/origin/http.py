@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakValueDictionary
 
 import aiohttp
 from yarl import URL
@@ -54,6 +55,8 @@ _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_LATER = frozenset({408, 425, 429})
 _RETRY_AFTER_S_MAX = 3600.0
+_RANGELESS_MAX = 256
+"""Hosts that are remembered for having been warned of: refs and redirects name any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,9 @@ class HTTPOrigin:
         self._limits = limits
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._slots = WeakValueDictionary[str, asyncio.Semaphore]()  # Of hosts that are in use.
         self._parked: list[_Parked] = []
-        self._rangeless: set[str] = set()
+        self._rangeless: dict[str, None] = {}
 
     async def resolve(self, ref: Ref, access: Access = ANONYMOUS) -> Resolved:
         """Find the files behind `ref` and cut them; see `Origin`."""
@@ -275,16 +278,19 @@ class HTTPOrigin:
         # Parked streams hold connections too: the connector's own limit would count them, and
         # somebody who waits for one of those would wait for nothing.
         host = URL(url, encoded=True).authority
-        if host not in self._slots:
-            self._slots[host] = asyncio.Semaphore(self._limits.connections_per_host_max)
-        return self._slots[host]
+        slot = self._slots.get(host)
+        if slot is None:
+            slot = self._slots[host] = asyncio.Semaphore(self._limits.connections_per_host_max)
+        return slot
 
     # --- servers without ranges -----------------------------------------------------------------
 
     def _warn_of_no_ranges(self, url: str) -> None:
         host = URL(url, encoded=True).authority
         if host not in self._rangeless:
-            self._rangeless.add(host)
+            self._rangeless[host] = None
+            if len(self._rangeless) > _RANGELESS_MAX:
+                del self._rangeless[next(iter(self._rangeless))]
             logger.warning("origin.rangeless", extra={"host": host})
 
     def _unparked(self, wanted: _Wanted) -> "_Body | None":
