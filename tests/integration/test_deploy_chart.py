@@ -148,6 +148,7 @@ def test_settings_become_what_the_agent_reads() -> None:
         "store": {"capacity_bytes": "500GiB", "low": 0.5},
         "log": {"format": "json"},
         "warm": {"accept": "https://models/,https://more/"},
+        "volumes": {"accept": "https://models/"},
     }
 
     agent = container(rendered({"agent": {"settings": settings}}), "agent")
@@ -160,6 +161,7 @@ def test_settings_become_what_the_agent_reads() -> None:
     assert config.store.low == 0.5
     assert config.log.format == "json"
     assert config.warm.accept.prefixes == ("https://models/", "https://more/")
+    assert config.volumes.accept.prefixes == ("https://models/",)
 
 
 def container(objects: list[Document], name: str) -> Document:
