@@ -97,7 +97,8 @@ def run(config: AgentConfig) -> int:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from first.__cause__  # Its own cause: `explain` tells the chain, not the groups.
+        # From its own cause: `explain` tells the chain, and not the groups around it.
+        raise first from first.__cause__
     return 0
 
 
