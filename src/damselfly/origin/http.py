@@ -379,11 +379,14 @@ class _Body:
         self._answer = answer
         self._rest = memoryview(b"")
         self._low_water = LowWater(_socket_of(answer))
+        # A body may be shorter than its range says, and its connection be kept all the same.
+        length = answer.content_length
+        self._told_stop = stop if length is None else min(stop, position + length)
 
     async def next(self, bytes_max: int) -> memoryview:
         """Wait for some bytes, at most so many; none at the end."""
         if not self._rest:
-            self._low_water.expect(self.position - self._start, self._stop - self.position)
+            self._low_water.expect(self.position - self._start, self._told_stop - self.position)
             self._rest = memoryview(await self._answer.content.readany())
         data, self._rest = self._rest[:bytes_max], self._rest[bytes_max:]
         self.position += len(data)

@@ -33,7 +33,10 @@ class LowWater:
         self._level = 1
 
     def expect(self, done: int, remaining: int) -> None:
-        """So many bytes of the body have come, and so many are still to come."""
+        """So many bytes of the body have come, and so many are still to come.
+
+        Never more than will come on this connection: a level that is not reached wakes nobody.
+        """
         if self._began_s is None:
             self._began_s = time.monotonic()
             return
@@ -52,5 +55,6 @@ class LowWater:
         self._level = level
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, level)
-        except OSError:
-            self._socket = None  # It is closed, or no TCP.
+        except (OSError, ValueError):
+            # No TCP, or closed: uvloop says of a closed one that its descriptor is negative.
+            self._socket = None
