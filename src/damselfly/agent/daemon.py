@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -243,6 +243,7 @@ class _Agent:
             workers=self._workers,
             clock=self._clock,
             landed=self._landed,
+            corrupt=self._corrupt,
             planner_limits=replace(
                 defaults,
                 asks_max=fetch or defaults.asks_max,
@@ -366,7 +367,10 @@ class _Agent:
 
     def _accused(self, digest: Digest) -> None:
         logger.warning("chunk.accused", extra={"digest": str(digest)})
-        self._lookups.submit(_recheck, self._store, digest)
+        self._lookups.submit(_recheck, self._store, digest, self._corrupt)
+
+    def _corrupt(self, source: Source) -> None:
+        self._metrics.integrity_failures.labels(source=source.value).inc()
 
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)
@@ -384,7 +388,7 @@ class _Agent:
         self._metrics.served_bytes.inc(length)
 
 
-def _recheck(store: Store, digest: Digest) -> None:
+def _recheck(store: Store, digest: Digest, corrupt: Callable[[Source], None]) -> None:
     """Look whether a chunk that a peer found wrong is wrong on our disk."""
     held = store.locate(digest)
     if held is None:
@@ -395,4 +399,5 @@ def _recheck(store: Store, digest: Digest) -> None:
         held.close()
     if Digest.of(data) != digest:
         logger.error("chunk.bad", extra={"digest": str(digest)})
+        corrupt(Source.STORE)
         store.verify()
