@@ -487,9 +487,7 @@ class Swarm:
                     on_bytes=self._progress(partial(self.planner.ask_progressed, action.ask_id)),
                 )
                 if reply.status == 200 and reply.length == length:
-                    await self._land(
-                        action.index, action.digest, view, Source.PEER, action.peer
-                    )
+                    await self._land(action.index, action.digest, view, Source.PEER, action.peer)
         except PeerUnavailableError as exc:
             is_stalled = isinstance(exc.__cause__, TimeoutError)
             self._around.agents.suspect(action.peer)

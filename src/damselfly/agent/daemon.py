@@ -45,8 +45,9 @@ from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
+from damselfly.p2p.address import split_address
 from damselfly.p2p.agents import Agents, hello_bytes
-from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers, split_address
+from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.kubernetes.cluster import Kubernetes
 from damselfly.p2p.kubernetes.peers import KubernetesPeers

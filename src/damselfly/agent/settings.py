@@ -17,7 +17,7 @@ from damselfly.agent.quantities import (
     show_bytes,
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
-from damselfly.p2p.discovery import check_address, split_address
+from damselfly.p2p.address import check_address, split_address
 from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
 
 MIB = 1 << 20
