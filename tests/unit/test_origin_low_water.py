@@ -24,33 +24,25 @@ class Recorder:
         self.levels.append(value)
 
 
-@pytest.fixture
-def now_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(low_water.time, "monotonic", lambda: now[0])
-    return now
-
-
-def amid_a_fast_body(sock: Recorder, now_s: list[float]) -> LowWater:
+def amid_a_fast_body(sock: Recorder) -> LowWater:
     water = LowWater(sock)
     water.expect(0, 8 * MIB)
-    now_s[0] += 0.01
     water.expect(4 * MIB, 4 * MIB)
     return water
 
 
-def test_a_fast_body_wakes_us_seldom_and_its_end_for_every_byte(now_s: list[float]) -> None:
+def test_a_fast_body_wakes_us_seldom_and_its_end_for_every_byte() -> None:
     sock = Recorder()
-    water = amid_a_fast_body(sock, now_s)
+    water = amid_a_fast_body(sock)
 
     water.end()
 
     assert sock.levels == [low_water.WAKE_BYTES, 1]
 
 
-def test_no_more_is_waited_for_than_is_to_come(now_s: list[float]) -> None:
+def test_no_more_is_waited_for_than_is_to_come() -> None:
     sock = Recorder()
-    water = amid_a_fast_body(sock, now_s)
+    water = amid_a_fast_body(sock)
 
     water.expect(8 * MIB - 20_000, 20_000)
 
@@ -60,11 +52,9 @@ def test_no_more_is_waited_for_than_is_to_come(now_s: list[float]) -> None:
 @pytest.mark.parametrize(
     "failure", [OSError("no TCP"), ValueError("negative file descriptor")], ids=["os", "uvloop"]
 )
-def test_a_socket_that_is_closed_meanwhile_is_left_alone(
-    now_s: list[float], failure: Exception
-) -> None:
+def test_a_socket_that_is_closed_meanwhile_is_left_alone(failure: Exception) -> None:
     sock = Recorder()
-    water = amid_a_fast_body(sock, now_s)
+    water = amid_a_fast_body(sock)
     sock.failure = failure
 
     water.end()
