@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from damselfly.errors import ConfigError
+from damselfly.p2p.address import check_address, join_address
 
 logger = logging.getLogger(__name__)
 
@@ -125,38 +126,3 @@ class DNSPeers:
                     yield listed
             is_young = not told or loop.time() < grown_s
             await asyncio.sleep(self._young_interval_s if is_young else self._poll_interval_s)
-
-
-def check_address(text: str) -> str:
-    """Check `host:port` or `[v6]:port` and return it.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    host, port = split_address(text)
-    return join_address(host, port)
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Split `host:port` or `[v6]:port`.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    host, separator, digits = text.rpartition(":")
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if is_bracketed else host
-    if (
-        not separator
-        or not bare
-        or (":" in bare) != is_bracketed
-        or any(char.isspace() or char in "/@" for char in bare)
-        or not (digits.isascii() and digits.isdigit() and 0 <= int(digits) < 65536)
-    ):
-        raise ConfigError(f"{text!r} is not an address: expected HOST:PORT")
-    return bare, int(digits)
-
-
-def join_address(host: str, port: int) -> str:
-    """The inverse of `split_address`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -142,6 +142,8 @@ class Surroundings:
     clock: Clock
     landed: Callable[[Source, int, float], None]
     """Hears of every chunk that came: from where, its bytes, the seconds it took."""
+    corrupt: Callable[[Source], None]
+    """Hears of every chunk that does not match its digest: where it came from."""
     limits: SwarmLimits = field(default_factory=SwarmLimits)
     planner_limits: PlannerLimits = field(default_factory=PlannerLimits)
 
@@ -510,7 +512,7 @@ class Swarm:
                     on_bytes=self._progress(partial(self.planner.ask_progressed, action.ask_id)),
                 )
                 if reply.status == 200 and reply.length == length:
-                    await self._land(action.index, action.digest, view, action.peer)
+                    await self._land(action.index, action.digest, view, Source.PEER, action.peer)
         except PeerUnavailableError as exc:
             is_stalled = isinstance(exc.__cause__, TimeoutError)
             self._around.agents.suspect(action.peer)
@@ -585,7 +587,9 @@ class Swarm:
                             progressed_s = now
                             self.planner.origin_progressed(run_id, received, now)
                     expected = self.planner.digests.get(index)
-                    digest = await self._land(index, expected, view, f"the origin ({file.path})")
+                    digest = await self._land(
+                        index, expected, view, Source.ORIGIN, f"the origin ({file.path})"
+                    )
                 self._origin_error = None
                 self._kept(index, Source.ORIGIN, began_s)
                 self.planner.origin_chunk_arrived(run_id, index, digest, self._now())
@@ -599,12 +603,16 @@ class Swarm:
     # --- chunks ----------------------------------------------------------------------------
 
     async def _land(
-        self, index: int, expected: Digest | None, view: memoryview, source: str
+        self, index: int, expected: Digest | None, view: memoryview, source: Source, name: str
     ) -> Digest:
-        """Verify and keep a chunk, in a worker."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._around.workers, _keep, self._keeper, index, expected, view, source
-        )
+        """Verify and keep a chunk, in a worker; `name` is what errors call its source."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._around.workers, _keep, self._keeper, index, expected, view, name
+            )
+        except DigestMismatchError:
+            self._around.corrupt(source)
+            raise
 
     def _kept(self, index: int, source: Source, began_s: float) -> None:
         now = self._now()

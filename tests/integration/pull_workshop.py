@@ -89,6 +89,7 @@ async def workshop(store: Store) -> AsyncGenerator[tuple[Workshop, SampleOrigin]
         workers=workers,
         clock=clock,
         landed=lambda source, length, seconds: None,
+        corrupt=lambda source: None,
     )
     try:
         async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:

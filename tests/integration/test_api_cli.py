@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -391,12 +392,42 @@ class TestManners:
         self, shell: Shell, verb: str
     ) -> None:
         target = [REF] if verb in {"pull", "warm", "cancel", "rm", "pin", "unpin"} else []
+        target += ["--wait-agent", "0s"] if verb in {"pull", "warm"} else []
 
         done = await shell.run(verb, *target, "--socket", "/nonexistent/agent.sock")
 
         assert done.code == 33
         assert "/nonexistent/agent.sock" in done.out + done.err
         assert len(done.err.splitlines()) <= 1
+
+    async def test_an_agent_that_was_started_just_now_is_waited_for(self, tmp_path: Path) -> None:
+        node = MemoryNode(tmp_path / "views", {REF: FILES})
+        path = tmp_path / "agent.sock"
+        process = await Shell(node, path).start("pull", REF, "--wait-agent", "30s")
+        assert process.stderr is not None
+        said = await asyncio.wait_for(process.stderr.readline(), 30)
+
+        async with APIServer(node, path):
+            done = await ended(process)
+            await node.close()
+
+        assert f"no agent listens on {path} yet, waiting" in said.decode()
+        assert done.code == 0, done.err
+
+    async def test_a_socket_that_a_dead_agent_left_is_waited_for_as_well(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "agent.sock"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+
+        done = await Shell(MemoryNode(tmp_path / "views", {}), path).run(
+            "pull", REF, "--wait-agent", "0.2s"
+        )
+
+        assert done.code == 33
+        assert "waiting" in done.err.splitlines()[0]
+        assert "is gone" in done.err.splitlines()[-1]
 
     async def test_an_error_is_one_line_with_its_chain(self, shell: Shell) -> None:
         done = await shell.run("pull", "file:///models/none/")

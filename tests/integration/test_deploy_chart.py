@@ -151,6 +151,7 @@ def test_settings_become_what_the_agent_reads() -> None:
         "store": {"capacity_bytes": "500GiB", "low": 0.5},
         "log": {"format": "json"},
         "warm": {"accept": "https://models/,https://more/"},
+        "volumes": {"accept": "https://models/"},
     }
 
     agent = container(rendered({"agent": {"settings": settings}}), "agent")
@@ -163,6 +164,7 @@ def test_settings_become_what_the_agent_reads() -> None:
     assert config.store.low == 0.5
     assert config.log.format == "json"
     assert config.warm.accept.prefixes == ("https://models/", "https://more/")
+    assert config.volumes.accept.prefixes == ("https://models/",)
 
 
 def test_settings_of_the_driver_become_what_it_reads() -> None:

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -24,7 +26,7 @@ from damselfly.errors import (
 from damselfly.model.plan import PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.http import HTTPOrigin
-from damselfly.origin.port import OriginLimits, retry_after_s
+from damselfly.origin.port import OriginLimits
 from tests.integration.origin_servers import Asked, python_server, reply, scripted, served
 
 FILE = PlannedFile("f.bin", (6, 4), 'etag:"1"')
@@ -179,36 +181,37 @@ async def test_an_answer_that_says_nothing_of_versions_proves_nothing(origin: HT
         assert await _read(origin, address) == DATA
 
 
-@pytest.mark.parametrize(
-    ("text", "least_s", "most_s"),
-    [
-        ("7", 7.0, 7.0),
-        ("999999999999", 3600.0, 3600.0),
-        ("Mon, 02 Nov 2020 00:00:00 GMT", 0.0, 0.0),
-        ("Mon, 02 Nov 2099 00:00:00 GMT", 3600.0, 3600.0),
-    ],
-)
-async def test_a_busy_origin_says_when_to_come_back(
-    origin: HTTPOrigin, text: str, least_s: float, most_s: float
-) -> None:
-    async with scripted(_always(reply("503 Busy", Retry_After=text))) as (address, _):
-        with pytest.raises(OriginUnavailableError) as caught:
-            await _read(origin, address)
-
-    wait_s = retry_after_s(caught.value)
-    assert wait_s is not None
-    assert least_s <= wait_s <= most_s
-
-
-async def test_a_busy_origin_that_talks_nonsense_says_nothing(origin: HTTPOrigin) -> None:
-    async with scripted(_always(reply("503 Busy", Retry_After="soon"))) as (address, _):
-        with pytest.raises(OriginUnavailableError) as caught:
-            await _read(origin, address)
-
-    assert retry_after_s(caught.value) is None
-
-
 # --- silence, distance ---------------------------------------------------------------------------
+
+
+async def _trickle(one: Asked, head: bytes) -> None:
+    one.writer.write(head)
+    while True:
+        one.writer.write(b"x")
+        await one.writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def test_an_answer_whose_head_trickles_is_left() -> None:
+    async def answer(one: Asked) -> None:
+        await _trickle(one, b"HTTP/1.1 200 OK\r\nX: ")
+
+    origin = HTTPOrigin(OriginLimits(silence_s=5, head_s=0.3))
+    async with scripted(answer) as (address, _):
+        with pytest.raises(OriginUnavailableError, match="takes too long"):
+            await asyncio.wait_for(origin.resolve(Ref.parse(f"{address}/m/f.bin")), 5)
+    await origin.close()
+
+
+async def test_a_listing_that_trickles_is_left() -> None:
+    async def answer(one: Asked) -> None:
+        await _trickle(one, b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n")
+
+    origin = HTTPOrigin(OriginLimits(silence_s=5, page_s=0.3))
+    async with scripted(answer) as (address, _):
+        with pytest.raises(OriginUnavailableError, match="takes too long"):
+            await asyncio.wait_for(origin.resolve(Ref.parse(f"{address}/m/")), 5)
+    await origin.close()
 
 
 async def test_an_origin_that_falls_silent_is_left(origin: HTTPOrigin) -> None:
@@ -412,6 +415,77 @@ async def test_a_proxy_from_the_environment_is_used(
         assert await _read(origin, "http://models.invalid") == DATA
 
     assert lines == ["GET http://models.invalid/m/f.bin HTTP/1.1"]
+
+
+async def test_a_proxy_that_never_answers_connect_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = asyncio.Event()
+
+    async def answer(one: Asked) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    origin = HTTPOrigin(OriginLimits(silence_s=0.2, connect_s=0.2))
+    async with scripted(answer) as (address, lines):
+        monkeypatch.setenv("https_proxy", address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+
+        with pytest.raises(OriginUnavailableError, match="no connection in time"):
+            await asyncio.wait_for(_read(origin, "https://models.invalid"), 5)
+
+    assert asked.is_set()
+    assert lines[0].startswith("CONNECT models.invalid:443 ")
+    await origin.close()
+
+
+# --- where no model lives ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "169.254.170.2:8080",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "[fd00:ec2::254]",
+        "0xa9fea9fe",  # The same to the machine's resolver.
+    ],
+)
+async def test_an_address_of_metadata_services_is_never_asked(
+    origin: HTTPOrigin, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("http_proxy", raising=False)
+
+    with pytest.raises(OriginDeniedError, match="no model lives there") as caught:
+        await asyncio.wait_for(_read(origin, f"http://{host}"), 5)
+
+    assert "credentials" in explain(caught.value)
+
+
+async def test_a_name_of_a_metadata_service_is_never_asked(
+    origin: HTTPOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def found(host: str, *args: Any, **more: Any) -> Any:
+        return real("169.254.169.254" if host == "innocent.example" else host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+    with pytest.raises(OriginDeniedError, match=r"innocent\.example is 169\.254\.169\.254"):
+        await asyncio.wait_for(_read(origin, "http://innocent.example"), 5)
+
+
+async def test_a_redirect_to_a_metadata_service_is_not_followed(origin: HTTPOrigin) -> None:
+    elsewhere = reply("302 Found", Location="http://169.254.169.254/latest/meta-data/")
+    async with scripted(_always(elsewhere)) as (address, lines):
+        with pytest.raises(OriginDeniedError, match="no model lives there"):
+            await asyncio.wait_for(_read(origin, address), 5)
+
+    assert len(lines) == 1
 
 
 async def test_a_redirect_is_followed(origin: HTTPOrigin) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from damselfly.clock import SystemClock
-from damselfly.p2p.discovery import DNSPeers, FilePeers, StaticPeers, split_address
+from damselfly.p2p.address import split_address
+from damselfly.p2p.discovery import DNSPeers, FilePeers, StaticPeers
 from damselfly.p2p.kubernetes.cluster import Kubernetes
 from damselfly.p2p.kubernetes.endpoint_slices import EndpointSlicesLimits
 from damselfly.p2p.kubernetes.names import ServiceName

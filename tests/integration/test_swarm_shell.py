@@ -107,6 +107,7 @@ class Member:
             workers=self.workers,
             clock=self.clock,
             landed=lambda source, length, seconds: None,
+            corrupt=lambda source: None,
         )
         self.swarm = Swarm(
             SwarmID(str(self.plan.id)),

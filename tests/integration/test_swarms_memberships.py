@@ -46,6 +46,7 @@ async def memberships() -> AsyncGenerator[Swarms]:
         workers=workers,
         clock=clock,
         landed=lambda source, length, seconds: None,
+        corrupt=lambda source: None,
     )
     try:
         async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:

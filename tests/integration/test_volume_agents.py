@@ -11,6 +11,7 @@ from damselfly.client.answers import Progress, PullRequest, VolumeRequest
 from damselfly.errors import (
     ArtifactNotFoundError,
     DamselflyError,
+    DeniedError,
     DigestMismatchError,
     OriginDeniedError,
     OriginNotFoundError,
@@ -95,6 +96,21 @@ async def test_a_proof_whose_time_is_up_is_asked_for_again(
     with pytest.raises(OriginUnavailableError):
         await opened(agent, origin.ref, "v3", OWNER)
     assert leases_of(fleet, agent) == ["v0"]
+
+
+async def test_a_volume_of_a_ref_that_no_prefix_allows_is_refused(
+    fleet: Fleet, origin: GuardedOrigin
+) -> None:
+    (address,) = free_addresses(1)
+    options = ("--volume-accept", "https://models.example/")
+    agent = await ready(fleet, "n0", address, [address], *options)
+    asked = len(origin.asked)
+
+    with pytest.raises(DeniedError, match="--volume-accept"):
+        await opened(agent, origin.ref, "v0", OWNER)
+
+    assert len(origin.asked) == asked
+    assert leases_of(fleet, agent) == []
 
 
 async def test_a_proof_is_remembered_for_who_gave_it(fleet: Fleet, origin: GuardedOrigin) -> None:

@@ -1,11 +1,12 @@
 """`damselfly warm` as a process: what people and programs see of a warm-up."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,68 @@ async def test_a_wait_that_ends_tells_how_it_stands(shell: Fixture) -> None:
     assert done.code == 81
     assert [one["state"] for one in done.json["nodes"]] == ["done", "pulling", "failed"]
     assert "after 0.3 s, 1 of 3 done, 1 pulling, 1 failed; what runs goes on" in done.err
+
+
+async def test_a_wait_ends_in_time_though_the_agent_says_nothing(shell: Fixture) -> None:
+    shell.warmer.interval_s = 30.0
+    shell.warmer.moments = [HALF]
+
+    async with asyncio.timeout(15):
+        done = await shell.run("warm", REF, "--all", "--timeout", "300ms", "--json", "--quiet")
+
+    assert done.code == 81
+    assert [one["state"] for one in done.json["nodes"]] == ["pulling"] * len(HALF)
+
+
+async def mute(path: Path) -> AsyncGenerator[asyncio.Event]:
+    """An agent that takes every request and never answers; the event is set once one came."""
+    asked = asyncio.Event()
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(keep, path):
+        yield asked
+
+
+async def test_a_wait_ends_in_time_before_anything_was_said(tmp_path: Path) -> None:
+    shell = Shell(MemoryNode(tmp_path / "views", {}), tmp_path / "mute.sock")
+    async with asyncio.timeout(15), contextlib.asynccontextmanager(mute)(shell.socket):
+        done = await shell.run("warm", REF, "--all", "--timeout", "300ms")
+
+    assert (done.code, done.out) == (81, "")
+    assert "said nothing in 0.3 s; the warm-up goes on" in done.err
+
+
+async def test_interrupting_before_anything_was_said_tells_of_cancel(tmp_path: Path) -> None:
+    shell = Shell(MemoryNode(tmp_path / "views", {}), tmp_path / "mute.sock")
+    async with asyncio.timeout(15), contextlib.asynccontextmanager(mute)(shell.socket) as asked:
+        process = await shell.start("warm", REF, "--all")
+        await asked.wait()
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+
+    assert done.code == 130
+    assert "before the agent had answered" in done.err
+    assert f"`damselfly warm {REF} --all --cancel` ends it" in done.err
+
+
+async def test_an_agent_that_was_started_just_now_is_waited_for(tmp_path: Path) -> None:
+    node, warmer = MemoryNode(tmp_path / "views", {}), MemoryWarmer(moments=[HALF], outcome=DONE)
+    warmer.release()
+    shell = Shell(node, tmp_path / "agent.sock")
+    process = await shell.start("warm", REF, "--all", "--wait-agent", "30s")
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        await process.stderr.readuntil(b"waiting for one")
+
+    async with APIServer(node, shell.socket, warmer=warmer):
+        done = await ended(process)
+
+    assert done.code == 0, done.err
 
 
 async def test_without_a_wait_it_ends_when_every_node_has_been_asked(shell: Fixture) -> None:

@@ -169,6 +169,19 @@ def test_a_client_verb_imports_only_what_it_needs(args: list[str]) -> None:
     assert "damselfly.agent" not in loaded
 
 
+@pytest.mark.parametrize("verb", ["agent", "csi"])
+def test_the_help_of_a_daemon_imports_nothing_that_takes_long(verb: str) -> None:
+    ended = isolated(
+        "import sys\n"
+        "from damselfly.cli import main\n"
+        f"try: main([{verb!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+
+    assert not set(ended.stderr.split()) & HEAVY
+
+
 def test_asking_an_agent_imports_no_more_than_the_standard_library_has_in_store() -> None:
     ended = isolated(
         "import sys\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from damselfly.errors import ConfigError
-from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, check_address
+from damselfly.p2p.address import check_address
+from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource
 from damselfly.p2p.membership import MembershipLimits
 
 

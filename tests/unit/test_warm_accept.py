@@ -77,6 +77,32 @@ def test_a_prefix_that_could_never_match_is_refused(setting: str, reason: str) -
     assert reason in refused(setting)
 
 
+@pytest.mark.parametrize(
+    ("setting", "ref", "is_allowed"),
+    [
+        ("all", "http://anywhere/x?signature=1", True),
+        ("all", "file:///models/x/", True),
+        ("none", "https://host/models/", False),
+        ("none", "file:///models/x/", False),
+        ("https://host/models/", "https://host/models/x/", True),
+        ("https://host/models/", "https://host/models/x?signature=1", True),
+        ("https://host/models/", "https://host/secrets/", False),
+        ("https://host/models/", "http://10.0.0.1/?https://host/models/", False),
+        ("https://host/models/", "file:///models/x/", True),  # The driver has said so.
+    ],
+)
+def test_volumes_name_what_their_own_setting_allows(
+    setting: str, ref: str, *, is_allowed: bool
+) -> None:
+    accept = load_config({**NEEDED, "volumes.accept": setting}, {}, uid=0).volumes.accept
+
+    assert accept.allows_volume(Ref.parse(ref).location) is is_allowed
+
+
+def test_volumes_may_name_everything_unless_it_was_said() -> None:
+    assert load_config(NEEDED, {}, uid=0).volumes.accept == Accept(is_all=True)
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=40))
 def test_a_prefix_that_is_taken_allows_the_ref_that_it_names(path: str) -> None:
     try:

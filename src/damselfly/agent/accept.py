@@ -1,9 +1,12 @@
-"""Which refs peers may order this node to pull: none, all, or those below some prefixes.
+"""Which refs peers may order, and volumes may name: none, all, or those below some prefixes.
 
 Whoever reaches an agent's port could otherwise make it fill its disk, and read on their behalf
 what only this machine can reach. So the default is none, and two kinds of refs are never taken:
 what lies on the node's own disk is nobody else's to publish, and a query may be a signature, which
 does not travel between agents.
+
+Volumes are named by who may make pods. Signed refs are theirs to use, and whether a pod may name a
+directory of the node is for the driver to say, which knows who speaks (`--allow-file-refs`).
 """
 
 import re
@@ -19,7 +22,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """What is taken from peers: everything, or what lies at or below one of the prefixes."""
+    """What is taken from others: everything, or what lies at or below one of the prefixes."""
 
     is_all: bool = False
     prefixes: tuple[str, ...] = ()
@@ -44,6 +47,15 @@ class Accept:
         """Whether a peer may order us to pull what a parsed ref has as its location."""
         if location.startswith("file:") or "?" in location:
             return False
+        return self._covers(location)
+
+    def allows_volume(self, location: str) -> bool:
+        """Whether a volume may name what a parsed ref has as its location."""
+        if location.startswith("file:"):
+            return self.is_all or bool(self.prefixes)
+        return self._covers(location.partition("?")[0])
+
+    def _covers(self, location: str) -> bool:
         return self.is_all or any(_is_below(location, prefix) for prefix in self.prefixes)
 
     def __str__(self) -> str:
@@ -51,6 +63,7 @@ class Accept:
 
 
 NOTHING = Accept()
+EVERYTHING = Accept(is_all=True)
 
 
 def _checked(word: str) -> str:
@@ -59,7 +72,7 @@ def _checked(word: str) -> str:
     scheme = scheme.lower()
     shown = repr(word[:120])
     if scheme == "file":
-        raise ValueError("peers may never order a file:// ref: it lies on this node's own disk")
+        raise ValueError("no prefix allows a file:// ref: it lies on this node's own disk")
     match = _PREFIX.fullmatch(f"{scheme}{mark}{rest}")
     if match is None:
         raise ValueError(f"{shown} is neither none, all nor a prefix such as https://host/models/")

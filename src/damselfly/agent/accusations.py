@@ -4,12 +4,14 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from damselfly.agent.swarms import Swarms
 from damselfly.cache.store import Store
 from damselfly.errors import CancelledError, DamselflyError, explain
 from damselfly.model.digest import Digest
+from damselfly.p2p.swarm import Source
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +22,11 @@ PENDING_MAX = 64
 class Accusations:
     """Looks into accusations, one at a time, in a thread of its own. Belongs to one event loop."""
 
-    def __init__(self, store: Store, swarms: Swarms) -> None:
+    def __init__(
+        self, store: Store, swarms: Swarms, corrupt: Callable[[Source], None] = lambda _: None
+    ) -> None:
         self._store = store
+        self._corrupt = corrupt
         self._swarms = swarms
         self._pending: OrderedDict[Digest, None] = OrderedDict()
         self._come = asyncio.Event()
@@ -65,4 +70,6 @@ class Accusations:
         if found.bad:
             wrong = {bad.expected for bad in found.bad}
             logger.error("chunk.bad", extra={"digest": str(digest), "count": len(wrong)})
+            for _ in wrong:
+                self._corrupt(Source.STORE)
             await self._swarms.lost(found.degraded, wrong)

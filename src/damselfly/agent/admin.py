@@ -10,7 +10,7 @@ from aiohttp import web
 from damselfly.client.answers import Status
 from damselfly.errors import ConfigError, DamselflyError
 from damselfly.metrics import PEER_STATES, Metrics
-from damselfly.p2p.discovery import split_address
+from damselfly.p2p.address import split_address
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import socket
 
 from damselfly.agent.settings import PeerList, Peers, is_wildcard
 from damselfly.errors import ConfigError
-from damselfly.p2p.discovery import join_address, split_address
+from damselfly.p2p.address import join_address, split_address
 
 # Addresses for documentation: nobody is there, so they mean the default route. Connecting a UDP
 # socket chooses the route and sends nothing.

@@ -35,7 +35,7 @@ from damselfly.agent.settings import (
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
-from damselfly.p2p.discovery import join_address, split_address
+from damselfly.p2p.address import join_address, split_address
 
 __all__ = [
     "AgentConfig",

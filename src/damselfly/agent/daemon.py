@@ -46,8 +46,9 @@ from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
+from damselfly.p2p.address import split_address
 from damselfly.p2p.agents import Agents, hello_bytes
-from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers, split_address
+from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.kubernetes.cluster import Kubernetes
 from damselfly.p2p.kubernetes.peers import KubernetesPeers
@@ -244,6 +245,7 @@ class _Agent:
             workers=self._workers,
             clock=self._clock,
             landed=self._landed,
+            corrupt=self._corrupt,
             planner_limits=replace(
                 defaults,
                 asks_max=fetch or defaults.asks_max,
@@ -260,7 +262,7 @@ class _Agent:
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
         shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
-        accusations = Accusations(store, swarms)
+        accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(config, shop, agents, self._counters, tasks)
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
@@ -367,6 +369,9 @@ class _Agent:
     def _manifest_bytes(self, artifact: Digest) -> bytes | None:
         manifest = self._store.manifest(artifact)
         return manifest.canonical() if manifest is not None else None
+
+    def _corrupt(self, source: Source) -> None:
+        self._metrics.integrity_failures.labels(source=source.value).inc()
 
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
-from damselfly.agent.accept import NOTHING, Accept
+from damselfly.agent.accept import EVERYTHING, NOTHING, Accept
 from damselfly.agent.quantities import (
     parse_bytes,
     parse_count,
@@ -17,7 +17,7 @@ from damselfly.agent.quantities import (
     show_bytes,
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
-from damselfly.p2p.discovery import check_address, split_address
+from damselfly.p2p.address import check_address, split_address
 from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
 
 MIB = 1 << 20
@@ -402,6 +402,16 @@ class WarmSettings:
 class VolumeSettings:
     """What pods may mount."""
 
+    accept: Annotated[
+        Accept,
+        Setting(
+            "--volume-accept",
+            "PREFIXES",
+            _accept,
+            "none, all, or PREFIX,... of the refs that volumes may name; whoever makes pods makes"
+            " the agent read them, so narrow it where they are not trusted",
+        ),
+    ] = EVERYTHING
     proof_ttl_s: Annotated[
         float,
         Setting(

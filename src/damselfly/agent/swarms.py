@@ -134,8 +134,8 @@ class Swarms:
         return found
 
     def _is_pulling(self, swarm_id: SwarmID) -> bool:
-        lock = self._locks.get(swarm_id)
-        return lock is not None and lock.locked()
+        turn = self._turns.get(swarm_id)
+        return turn is not None and turn.lock.locked()
 
     async def lost(self, artifacts: Collection[Digest], chunks: Collection[Digest]) -> None:
         """Chunks were found bad on our disk, and these artifacts lack some.

@@ -7,8 +7,8 @@ from typing import Protocol
 from damselfly.client.answers import WarmRequest
 from damselfly.errors import DamselflyError, UsageError
 from damselfly.model.ref import Ref
+from damselfly.p2p.address import check_address
 from damselfly.p2p.agents import Agents
-from damselfly.p2p.discovery import check_address
 from damselfly.p2p.kubernetes.names import check_selector
 
 logger = logging.getLogger(__name__)

@@ -37,6 +37,7 @@ from damselfly.client.answers import (
 )
 from damselfly.errors import (
     ArtifactNotFoundError,
+    DeniedError,
     StoreFullError,
     UnavailableError,
     UsageError,
@@ -79,6 +80,7 @@ class Volumes:
         tasks: asyncio.TaskGroup,
         limits: VolumeLimits | None = None,
     ) -> None:
+        self._accept = settings.accept
         self._shop = shop
         self._begin = begin
         self._tasks = tasks
@@ -165,6 +167,12 @@ class Volumes:
                 f"{request.layout[:80]!r} is no layout of a volume: " + " or ".join(LAYOUTS)
             )
         ref = Ref.parse(request.ref)
+        if not self._accept.allows_volume(ref.location):
+            what = "none" if str(self._accept) == "none" else f"only {self._accept}"
+            raise DeniedError(
+                f"volumes of this node may not name {ref.safe} (they may name {what}): its agent"
+                " would let them with a --volume-accept that has a prefix of it"
+            )
         given = request.credentials
         access = (
             Access.of()

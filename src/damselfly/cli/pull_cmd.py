@@ -19,7 +19,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
-from damselfly.cli.flags import add_client_flags, add_quiet_flag, client_of, print_json
+from damselfly.cli.arrival import add_arrival_flag, arrived
+from damselfly.cli.flags import add_client_flags, add_quiet_flag, print_json
 from damselfly.cli.progress import Moment, Progress
 from damselfly.cli.quantities import bytes_text, rate_text, seconds_text, share_text
 from damselfly.cli.token import read_token
@@ -59,6 +60,7 @@ def configure(parser: ArgumentParser) -> None:
         "--token-file", metavar="PATH", help="a file with the token that opens REF ('-': stdin)"
     )
     add_client_flags(parser)
+    add_arrival_flag(parser)
     add_quiet_flag(parser)
 
 
@@ -100,7 +102,7 @@ def _pulled(
         credentials=credentials,
         hold=args.to is not None,  # Listening goes on while the tree is made.
     )
-    return client_of(args).pull(request)
+    return arrived(args, "pull").pull(request)
 
 
 def _moment(item: answers.Progress) -> Moment:

@@ -13,30 +13,30 @@ Interrupting the command leaves the warm-up going; the same command joins it aga
 """
 
 import sys
-import time
-from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
-from collections.abc import Iterator
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
+from damselfly.cli.arrival import add_arrival_flag, arrived
+from damselfly.cli.durations import duration
 from damselfly.cli.flags import add_client_flags, add_quiet_flag, client_of, print_json
 from damselfly.cli.quantities import bytes_text, rate_text, seconds_text
 from damselfly.cli.terminal import plain, safe_ref
 from damselfly.cli.warm_board import Board
 from damselfly.cli.warm_verdict import judge, judge_cancellation, judge_order, judge_wait
+from damselfly.client.agent import AgentClient
 from damselfly.client.answers import Warmed, WarmNode, WarmProgress, WarmRequest
-from damselfly.errors import DamselflyError, LocalProtocolError, PartialError, UsageError
+from damselfly.errors import (
+    DamselflyError,
+    LocalProtocolError,
+    PartialError,
+    StillRunningError,
+    UsageError,
+)
 
 INTERRUPTED = 130
 # What a node must have reached before `--no-wait` leaves it alone: asked once, whatever came of it.
 UNASKED = frozenset({"waiting"})
-
-
-def _seconds(text: str) -> float:
-    from damselfly.agent.quantities import parse_seconds  # noqa: PLC0415 - most calls need none
-
-    try:
-        return parse_seconds(text)
-    except ValueError as exc:
-        raise ArgumentTypeError(f"{text!r} is {exc}") from exc
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def configure(parser: ArgumentParser) -> None:
         "--pin", action="store_true", help="keep it on each node until it is unpinned"
     )
     keep.add_argument(
-        "--ttl", metavar="DURATION", type=_seconds, help="keep it for so long after it has come"
+        "--ttl", metavar="DURATION", type=duration, help="keep it for so long after it has come"
     )
     parser.add_argument(
         "--wait",
@@ -82,11 +82,12 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="DURATION",
-        type=_seconds,
+        type=duration,
         help="wait no longer than this, and leave the pulls going",
     )
     parser.add_argument("--cancel", action="store_true", help="end the warm-up on those nodes")
     add_client_flags(parser)
+    add_arrival_flag(parser)
     add_quiet_flag(parser)
 
 
@@ -95,21 +96,27 @@ def run(args: Namespace) -> int:
     request = _request(args)
     if args.cancel:
         return _cancel(args, request)
-    is_begun = False
+    outcome: Warmed | None = None
+    last: WarmProgress | None = None
     with Board(sys.stderr, is_quiet=args.quiet) as board:
         try:
-            for item in _watched(args, request):
-                if isinstance(item, Warmed):
-                    outcome = item
-                    break
-                is_begun = True
-                board.show(item)
-            else:
-                raise LocalProtocolError("the warm-up ended without an outcome")
+            client = arrived(args, "warm")
+            with _alarm(args.timeout):
+                for item in _watched(args, client, request):
+                    if isinstance(item, Warmed):
+                        outcome = item
+                        break
+                    last = item
+                    board.show(item)
+                else:
+                    raise LocalProtocolError("the warm-up ended without an outcome")
         except KeyboardInterrupt:
             board.clear()
+            is_begun = last is not None
             print(f"damselfly warm: {_farewell(args, is_begun=is_begun)}", file=sys.stderr)
             return INTERRUPTED
+        except _LateError:
+            outcome = outcome or _so_far(args, last)
     return _told(args, outcome, _error(args, outcome))
 
 
@@ -129,18 +136,55 @@ def _request(args: Namespace) -> WarmRequest:
     )
 
 
-def _watched(args: Namespace, request: WarmRequest) -> Iterator[WarmProgress | Warmed]:
-    """What the agent says; the last item is how it ended, or stood when we had waited enough."""
-    began_s = time.monotonic()
-    for item in client_of(args).warm(request):
+def _watched(
+    args: Namespace, client: AgentClient, request: WarmRequest
+) -> Iterator[WarmProgress | Warmed]:
+    """What the agent says; the last item is how it ended, or stood when all had been asked."""
+    for item in client.warm(request):
         yield item
         if isinstance(item, Warmed):
             return
-        is_late = args.timeout is not None and time.monotonic() - began_s >= args.timeout
-        is_enough = not args.wait and not any(node.state in UNASKED for node in item.nodes)
-        if is_late or is_enough:
-            yield Warmed(ref=item.ref, artifact=None, nodes=item.nodes, seconds=item.seconds)
+        if not args.wait and not any(node.state in UNASKED for node in item.nodes):
+            yield _so_far(args, item)
             return
+
+
+class _LateError(Exception):
+    """The time to wait is over."""
+
+
+@contextmanager
+def _alarm(timeout_s: float | None) -> Generator[None]:
+    """Raise _LateError within when the time is over, also while the agent says nothing."""
+    if timeout_s is None:
+        yield
+        return
+    import signal  # noqa: PLC0415 - only for who does not wait for ever
+
+    def ring(_number: int, _frame: object) -> None:
+        raise _LateError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(timeout_s, 0.001))  # Zero would mean never.
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _so_far(args: Namespace, item: WarmProgress | None) -> Warmed:
+    """How it stands.
+
+    Raises:
+        StillRunningError: the agent has not said it yet.
+    """
+    if item is None:
+        raise StillRunningError(
+            f"the agent has said nothing in {seconds_text(args.timeout)}; the warm-up goes on, and"
+            " the same command joins it"
+        )
+    return Warmed(ref=item.ref, artifact=None, nodes=item.nodes, seconds=item.seconds)
 
 
 def _error(args: Namespace, outcome: Warmed) -> DamselflyError | None:
@@ -199,8 +243,6 @@ def _cancel(args: Namespace, request: WarmRequest) -> int:
 
 
 def _farewell(args: Namespace, *, is_begun: bool) -> str:
-    if not is_begun:
-        return "interrupted before the agent had answered"
     import shlex  # noqa: PLC0415 - only for who interrupts
 
     words = ["damselfly", "warm", safe_ref(args.ref)]
@@ -213,7 +255,9 @@ def _farewell(args: Namespace, *, is_begun: bool) -> str:
     ):
         words += [word for value in values for word in (flag, value)]
     words += ["--all"] if args.all else []
-    return (
-        "interrupted, but the warm-up goes on: the same command joins it,"
-        f" `{shlex.join(words)} --cancel` ends it"
+    what = (
+        "interrupted, but the warm-up goes on"
+        if is_begun
+        else "interrupted before the agent had answered; if it was asked, the warm-up goes on"
     )
+    return f"{what}: the same command joins it, `{shlex.join(words)} --cancel` ends it"

@@ -186,8 +186,9 @@ class AgentClient:
                 if event == "done":
                     return
         raise AgentUnavailableError(
-            f"the agent on {self.socket_path} stopped while it answered; what it was doing goes on"
-            " when it is back and asked again"
+            f"the agent on {self.socket_path} broke off without a word: it crashed or was killed,"
+            " and its log may tell why; what has come is kept, and the same request goes on from"
+            " there when an agent is back"
         )
 
 

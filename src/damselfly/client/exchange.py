@@ -141,7 +141,7 @@ def _unavailable(path: str, exc: Exception) -> AgentUnavailableError:
         case TimeoutError():
             advice = "it may be overloaded, or stopped by a debugger; its log tells more"
         case ConnectionError():
-            advice = "it stopped while it answered; pulls go on when it is back and asked again"
+            advice = "it broke off; its log may tell why, and pulls go on when asked for again"
         case _:
             advice = "name the agent's socket with --socket"
     return AgentUnavailableError(f"no agent answers on {path} ({advice})")

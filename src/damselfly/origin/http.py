@@ -1,7 +1,7 @@
 """`http://` and `https://`: a server of files, asked for ranges.
 
-Only this file knows aiohttp. Measured against a local server that answers with `sendfile`, spans of
-4 MiB cost 0.4-0.5 CPU seconds per GB here, so there is no protocol of our own.
+Only this file and `host_names.py` know aiohttp. Measured against a local server that answers with
+`sendfile`, spans of 4 MiB cost 0.4-0.5 CPU seconds per GB here, so there is no protocol of our own.
 
 A server may ignore ranges and always send the whole file. It is then read from the start, what lies
 before the span is thrown away, and at the end of the span the stream is **parked**: whoever wants a
@@ -15,7 +15,6 @@ what proves who asks is shown to the host of the ref and to no other.
 """
 
 import asyncio
-import email.utils
 import logging
 import re
 import ssl
@@ -43,8 +42,10 @@ from damselfly.model.plan import VERSION_CHARS_MAX, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin import survey
 from damselfly.origin.access import ANONYMOUS, Access
+from damselfly.origin.host_names import HostNames
+from damselfly.origin.link_local import denied, is_forbidden
 from damselfly.origin.low_water import LowWater, Socket
-from damselfly.origin.port import OriginLimits, Resolved, busy_error
+from damselfly.origin.port import OriginLimits, Resolved
 from damselfly.origin.proxy import proxy_for
 from damselfly.origin.trust import trusted
 
@@ -54,7 +55,6 @@ _READ_BUFFER_BYTES = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", re.ASCII)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_LATER = frozenset({408, 425, 429})
-_RETRY_AFTER_S_MAX = 3600.0
 _RANGELESS_MAX = 256
 """Hosts that are remembered for having been warned of: refs and redirects name any number."""
 
@@ -123,10 +123,14 @@ class HTTPOrigin:
         async with self._slot(url), self._asked("GET", url, {}, access, doing) as answer:
             _check_status(answer, doing)
             body = bytearray()
-            while data := await _some(answer, doing):
-                body += data
-                if len(body) > bytes_max:
-                    raise RemoteProtocolError(f"{shown(url)} has more than {bytes_max} bytes")
+            with _told(doing):
+                async with asyncio.timeout(self._limits.page_s):
+                    while data := await answer.content.readany():
+                        body += data
+                        if len(body) > bytes_max:
+                            raise RemoteProtocolError(
+                                f"{shown(url)} has more than {bytes_max} bytes"
+                            )
             return survey.Page(bytes(body), str(answer.url), answer.content_type == "text/html")
 
     async def measure(self, url: str, access: Access) -> survey.Measured:
@@ -155,7 +159,9 @@ class HTTPOrigin:
         """Read a few bytes of a file that was measured."""
         data = bytearray(wanted.stop - wanted.start)
         async with self._span(wanted) as stream:
-            await stream.readinto(memoryview(data))
+            with _told(f"reading {shown(wanted.url)}"):
+                async with asyncio.timeout(self._limits.page_s):
+                    await stream.readinto(memoryview(data))
         return bytes(data)
 
     # --- asking ---------------------------------------------------------------------------------
@@ -225,14 +231,18 @@ class HTTPOrigin:
         first = place = URL(url, encoded=True)
         for _ in range(self._limits.redirects_max + 1):
             shows = access.authorization if place.origin() == first.origin() else None
+            # aiohttp asks its resolver of names alone, so what is an address is looked at here.
+            if place.host is not None and is_forbidden(place.host):
+                raise denied(place.host, place.host)
             with _told(doing):
-                answer = await session.request(
-                    method,
-                    place,
-                    headers=headers if shows is None else {**headers, "Authorization": shows},
-                    allow_redirects=False,
-                    proxy=proxy_for(place),
-                )
+                async with asyncio.timeout(self._limits.head_s):
+                    answer = await session.request(
+                        method,
+                        place,
+                        headers=headers if shows is None else {**headers, "Authorization": shows},
+                        allow_redirects=False,
+                        proxy=proxy_for(place),
+                    )
             try:
                 target = _redirected(answer, place, doing)
                 if target is None:
@@ -254,12 +264,17 @@ class HTTPOrigin:
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(
                         ssl=context,
+                        resolver=HostNames(),
                         limit=0,
                         limit_per_host=limits.connections_per_host_max + limits.parked_max,
                         keepalive_timeout=30,
                     ),
                     timeout=aiohttp.ClientTimeout(
-                        total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s
+                        total=None,
+                        # A proxy may take the connection and never answer CONNECT.
+                        connect=limits.connect_s + limits.silence_s,
+                        sock_connect=limits.connect_s,
+                        sock_read=limits.silence_s,
                     ),
                     headers={
                         "Accept-Encoding": "identity",
@@ -440,11 +455,6 @@ def shown(url: str) -> str:
     return url.partition("?")[0]
 
 
-async def _some(answer: aiohttp.ClientResponse, doing: str) -> bytes:
-    with _told(doing):
-        return await answer.content.readany()
-
-
 @contextmanager
 def _told(doing: str) -> Generator[None]:
     """Tell what went wrong while `doing`, without any text of aiohttp's that repeats a URL."""
@@ -452,8 +462,10 @@ def _told(doing: str) -> Generator[None]:
         yield
     except aiohttp.ConnectionTimeoutError:
         raise OriginUnavailableError(f"{doing}: no connection in time") from None
-    except TimeoutError:
+    except aiohttp.ServerTimeoutError:
         raise OriginUnavailableError(f"{doing}: the origin fell silent") from None
+    except TimeoutError:
+        raise OriginUnavailableError(f"{doing}: the origin takes too long to answer") from None
     except aiohttp.InvalidURL:
         raise RemoteProtocolError(f"{doing}: redirected to what is no HTTP address") from None
     except aiohttp.ClientHttpProxyError as exc:
@@ -498,19 +510,9 @@ def _check_status(answer: aiohttp.ClientResponse, doing: str) -> None:
         case 404 | 410:
             raise OriginNotFoundError(said)
         case _ if status in _RETRY_LATER or status >= 500:
-            raise busy_error(said, _retry_after_s(answer.headers.get("Retry-After", "")))
+            raise OriginUnavailableError(said)
         case _:
             raise RemoteProtocolError(said)
-
-
-def _retry_after_s(text: str) -> float | None:
-    if text.isascii() and text.isdecimal():
-        return min(float(text[:9]), _RETRY_AFTER_S_MAX)
-    try:
-        wanted_s = email.utils.parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return min(max(wanted_s - time.time(), 0.0), _RETRY_AFTER_S_MAX)
 
 
 def _range_of(

@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from damselfly.errors import OriginUnavailableError
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
@@ -24,6 +23,11 @@ class OriginLimits:
     """Longer than a lost SYN's first three retries."""
     silence_s: float = 30.0
     """A bucket that reads a cold object may think this long before the first byte."""
+    head_s: float = 90.0
+    """From asking to the end of an answer's head, connecting and thinking as above, and as long
+    again for a few hundred bytes: one that trickles is never silent, and nothing else ends it."""
+    page_s: float = 300.0
+    """For a listing, an index or a header: the largest there may be at 2 Mbit/s."""
     redirects_max: int = 8
     listing_bytes_max: int = 8 << 20
     """About 50,000 entries of one directory."""
@@ -125,16 +129,3 @@ def revision_of(plan: Plan) -> str:
 def revision_of_manifest(manifest: Manifest) -> str:
     """Name what a manifest was found to be: it is its own revision."""
     return str(manifest.digest)
-
-
-def busy_error(message: str, retry_after_s: float | None) -> OriginUnavailableError:
-    """Make an OriginUnavailableError that knows when the origin wants to be asked again."""
-    error = OriginUnavailableError(message)
-    error.__dict__["retry_after_s"] = retry_after_s
-    return error
-
-
-def retry_after_s(error: OriginUnavailableError) -> float | None:
-    """When the origin that raised `error` wants to be asked again; None if it did not say."""
-    value = error.__dict__.get("retry_after_s")
-    return value if isinstance(value, float) else None
