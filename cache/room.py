@@ -10,7 +10,7 @@ Leases are read from disk when it matters, because other processes make them (`l
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from damselfly.cache import disk
 from damselfly.cache.catalog import ArtifactRow, Catalog, FileRow
@@ -56,6 +56,8 @@ class RoomKeeper:
         self._leases = leases
         self._limits = limits
         self._clock = clock
+        self.removed: Callable[[str, Removed], None] = lambda reason, removed: None
+        """Hears of what was taken away, and why: `capacity`, `free_space` or `removed`."""
 
     def reserve(self, need: int, doing: str) -> None:
         """Make sure that `need` more bytes may be promised; evict for it if that is what it takes.
@@ -87,10 +89,12 @@ class RoomKeeper:
             for victim in choice.victims:
                 logger.info("artifact.evicted", extra={"artifact": victim.name, "for": doing})
             chosen = {victim.key for victim in choice.victims}
-            self.drop(
+            removed = self.drop(
                 [row for row in self._catalog.artifacts() if row.id in chosen],
                 [row for row in rows if -row.id in chosen],
             )
+            is_disk_full = need + self._limits.keep_free_bytes > room.free_bytes
+            self.removed("free_space" if is_disk_full else "capacity", removed)
 
     def available(self, apart: Digest | None, kept: Collection[int]) -> int:
         """What could be promised in all, if everything went but the artifact `apart` and `kept`."""

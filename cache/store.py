@@ -433,6 +433,13 @@ class Store:
 
     # --- keeping and taking away ---
 
+    def on_removed(self, listener: Callable[[str, Removed], None]) -> None:
+        """Tell `listener`, in whatever thread, why something was taken away, and how much.
+
+        The reasons are `capacity`, `free_space` (both evictions) and `removed` (somebody asked).
+        """
+        self._room.removed = listener
+
     def pin(self, artifact: Digest) -> None:
         """Protect an artifact from eviction until `unpin`.
 
@@ -503,6 +510,7 @@ class Store:
             if not pulled.isdisjoint(files):
                 raise LeaseHeldError(f"{artifact} is being pulled")
             removed = self._room.drop([row], [])
+            self._room.removed("removed", removed)
         self._catalog.checkpoint()
         return removed
 
@@ -530,7 +538,9 @@ class Store:
                 and not self._catalog.artifact_files(row.id)
                 and self._room.held_by(row, ()) is None
             ]
-            return self._room.drop(unused, leftovers)
+            removed = self._room.drop(unused, leftovers)
+            self._room.removed("removed", removed)
+            return removed
 
     def verify(
         self,

@@ -146,6 +146,21 @@ class Metrics(MetricSet):
         self.fetched_bytes.labels(source=source).inc(length)
         self.chunk_fetch_duration_seconds.labels(source=source).observe(seconds)
 
+    def pull_completed(self, seconds: float, *, is_warm: bool) -> None:
+        """An artifact is ready; `is_warm`: no byte of it had to be moved."""
+        self.pulls_ended.labels(outcome="completed").inc()
+        start = "warm" if is_warm else "cold"
+        self.artifact_ready_duration_seconds.labels(start=start).observe(seconds)
+
+    def pull_failed(self, *, is_cancelled: bool) -> None:
+        """A pull ended without an artifact."""
+        self.pulls_ended.labels(outcome="cancelled" if is_cancelled else "failed").inc()
+
+    def removed(self, reason: str, files: int, length: int) -> None:
+        """Files were taken out of the store."""
+        self.evictions.labels(reason=reason).inc(files)
+        self.evicted_bytes.labels(reason=reason).inc(length)
+
     def chunk_served(self, length: int) -> None:
         """Count a chunk that a peer got from us."""
         self.chunks_served.inc()

@@ -56,7 +56,12 @@ with Fleet(Path({str(tmp_path)!r})) as fleet:
     input()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Nobody removes the sockets' folder of one that is killed.
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())

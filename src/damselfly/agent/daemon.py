@@ -24,7 +24,7 @@ from damselfly.agent.node import Counters, LocalNode
 from damselfly.agent.order_client import OrderClient
 from damselfly.agent.order_desk import OrderDesk
 from damselfly.agent.orders import Orders
-from damselfly.agent.pull import Workshop
+from damselfly.agent.pull import Pull, Workshop
 from damselfly.agent.resolver import Resolver, ref_key
 from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
@@ -34,10 +34,10 @@ from damselfly.agent.warm import WarmLimits
 from damselfly.agent.warming import CANCELS_MAX, Warmups
 from damselfly.agent.zone import zone_of_node
 from damselfly.cache.limits import Limits as StoreLimits
-from damselfly.cache.report import ArtifactState
+from damselfly.cache.report import ArtifactState, Removed
 from damselfly.cache.store import Store
 from damselfly.clock import Clock, SystemClock
-from damselfly.errors import ConfigError, DamselflyError
+from damselfly.errors import CancelledError, ConfigError, DamselflyError
 from damselfly.log import configure
 from damselfly.metrics import Metrics
 from damselfly.model.bitmap import Bitmap
@@ -183,6 +183,7 @@ class _Agent:
         self._clock = SystemClock()
         self._counters = Counters()
         self._metrics = Metrics()
+        store.on_removed(self._removed)
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="worker")
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
@@ -263,7 +264,7 @@ class _Agent:
         )
         shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
         accusations = Accusations(store, swarms, self._corrupt)
-        node = LocalNode(config, shop, agents, self._counters, tasks)
+        node = LocalNode(config, shop, agents, self._counters, tasks, self._pull_ended)
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
             orders,
@@ -373,17 +374,25 @@ class _Agent:
     def _corrupt(self, source: Source) -> None:
         self._metrics.integrity_failures.labels(source=source.value).inc()
 
+    def _pull_ended(self, pull: Pull) -> None:
+        outcome = pull.outcome
+        if outcome is None:
+            is_cancelled = isinstance(pull.failure, CancelledError)
+            self._metrics.pull_failed(is_cancelled=is_cancelled)
+        else:
+            moved = outcome.bytes_from_origin + outcome.bytes_from_peers
+            self._metrics.pull_completed(outcome.seconds, is_warm=not moved)
+
+    def _removed(self, reason: str, removed: Removed) -> None:
+        self._metrics.removed(reason, removed.file_count, removed.bytes)
+
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)
-        metrics = self._metrics
-        metrics.chunks_fetched.labels(source=source.value).inc()
-        metrics.fetched_bytes.labels(source=source.value).inc(length)
-        metrics.chunk_fetch_duration_seconds.labels(source=source.value).observe(seconds)
+        self._metrics.chunk_fetched(source.value, length, seconds)
 
     def _order_ended(self, outcome: str) -> None:
         self._metrics.warm_orders.labels(outcome=outcome).inc()
 
     def _served(self, length: int) -> None:
         self._counters.served += length
-        self._metrics.chunks_served.inc()
-        self._metrics.served_bytes.inc(length)
+        self._metrics.chunk_served(length)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -94,8 +94,10 @@ class LocalNode:
         agents: Agents,
         counters: Counters,
         tasks: asyncio.TaskGroup,
+        ended: Callable[[Pull], None] = lambda pull: None,
     ) -> None:
         self._config = config
+        self._ended = ended
         self._shop = workshop
         self._agents = agents
         self._counters = counters
@@ -149,6 +151,7 @@ class LocalNode:
             del self._pulls[wish]
             if not pull.ended.is_set():
                 pull.cancelled()
+            self._ended(pull)
 
         pull.task.add_done_callback(forget)
         return pull
