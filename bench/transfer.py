@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import queue
 import resource
 import socket
@@ -38,6 +37,7 @@ from pathlib import Path
 import uvloop
 from blake3 import blake3
 
+from bench import machine
 from damselfly.p2p.transport import BufferPool, FileBody, PeerPool, PeerServer, Request, Response
 
 MIB = 1 << 20
@@ -326,8 +326,7 @@ def measure(size: int, passes: int, folder: Path | None = None) -> dict[str, obj
             ours.run()
         return {
             "bench": "transfer",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}",
-            "python": platform.python_version(),
+            "machine": machine.describe(),
             "bytes": size,
             "passes": passes,
             "bound": bound.figures(size),
