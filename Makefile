@@ -16,7 +16,7 @@ SIZE ?= 1GiB
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,csi,kubernetes,test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,csi,kubernetes,hf,s3,gs,az,sign,test,check]'
 	touch $@
 
 demo: $(VENV)/.done

@@ -14,8 +14,10 @@
         HeaderError                     23
         OriginChangedError              24
         UnsupportedFormatError          25
+        SignatureError                  26
       UnavailableError   retryable      30
         OriginUnavailableError          31
+          OriginBusyError               34
         PeerUnavailableError            32
         AgentUnavailableError           33
       CapacityError                     40
@@ -130,6 +132,12 @@ class UnsupportedFormatError(IntegrityError):
     exit_code = 25
 
 
+class SignatureError(IntegrityError):
+    """A signature is missing where one is required, is wrong, or is nobody's that is trusted."""
+
+    exit_code = 26
+
+
 class UnavailableError(DamselflyError):
     """Not now; the same request may succeed later."""
 
@@ -141,6 +149,16 @@ class OriginUnavailableError(UnavailableError):
     """The origin cannot be reached, or says that it is overloaded."""
 
     exit_code = 31
+
+
+class OriginBusyError(OriginUnavailableError):
+    """The origin says that it is asked too much; `retry_after_s` is when it wants to be asked."""
+
+    exit_code = 34
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PeerUnavailableError(UnavailableError):

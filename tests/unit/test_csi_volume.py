@@ -60,7 +60,7 @@ def test_what_kubernetes_adds_is_passed_over() -> None:
         ({"model": REF, "qqq": ""}, "known are " + ", ".join(KEYS)),
         ({"model": REF, "mode": "lazy"}, "mode 'lazy' is not built yet"),
         ({"model": REF, "layout": "zip"}, "plain or hf-cache"),
-        ({"model": "gopher://x/"}, "'model'"),
+        ({"model": "s3:///x/"}, "'model'"),
         ({"model": "https://user:pass@host/"}, "no place for secrets"),
         ({"model": "https://h/" + "x" * 3000}, "longer than 2048"),
         ({"model": REF, "include": "../*"}, "patterns match paths inside the model"),

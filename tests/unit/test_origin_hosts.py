@@ -6,25 +6,24 @@ import logging
 import pytest
 
 from damselfly.errors import OriginUnavailableError
-from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS
-from damselfly.origin.http import _RANGELESS_MAX, HTTPOrigin
 from damselfly.origin.port import OriginLimits
+from damselfly.origin.web import _RANGELESS_MAX, Web
 
 
 async def test_a_host_that_nobody_asks_has_no_slot() -> None:
-    origin = HTTPOrigin(OriginLimits(connections_per_host_max=1, connect_s=2))
+    origin = Web(OriginLimits(connections_per_host_max=1, connect_s=2))
 
     for host in range(2, 20):
         with pytest.raises(OriginUnavailableError):
-            await origin.prove(Ref.parse(f"http://127.0.0.{host}:9/m/"), "f.bin", ANONYMOUS)
+            await origin.measure(f"http://127.0.0.{host}:9/m/f.bin", ANONYMOUS)
 
     await origin.close()
     assert len(origin._slots) == 0
 
 
 async def test_everybody_at_a_host_has_the_same_slot() -> None:
-    origin = HTTPOrigin(OriginLimits(connections_per_host_max=1))
+    origin = Web(OriginLimits(connections_per_host_max=1))
 
     async with origin._slot("http://host/a"):
         second = asyncio.create_task(origin._slot("http://host/b").acquire())
@@ -38,7 +37,7 @@ def test_a_host_without_ranges_is_warned_of_once_and_forgotten_after_many_others
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    origin = HTTPOrigin(OriginLimits())
+    origin = Web(OriginLimits())
 
     for host in range(3 * _RANGELESS_MAX):
         origin._warn_of_no_ranges(f"http://h{host}/f")

@@ -3,6 +3,10 @@
     file:///models/llama          a directory or a file that the asked agent can read
     https://host/models/llama/    a directory
     https://host/llama.gguf       a file
+    hf://org/name@rev/sub/dir     a repository of the Hugging Face Hub (`model/hub.py`)
+    s3://bucket/prefix/           and gs://, az://: objects of a bucket
+    oci://registry/repo:tag       an artifact of a registry
+    sftp://host/models/           and whatever else there is an origin for
     ...#blake3:<hex>              and it must be this artifact
 
 `str(ref)` is canonical: scheme and host in lower case, no default port, `.` and `..` resolved, the
@@ -18,13 +22,17 @@ from urllib.parse import quote, unquote_to_bytes
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
 
-SCHEMES = ("file", "http", "https")
+SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
+"""Those that are spoken here. Others may be: whether any origin does, its registry says."""
 REF_CHARS_MAX = 4096
 
 _URL = re.compile(r"(?s)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?")
 _HOST = re.compile(r"(?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])", re.ASCII)
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PLACE = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
+"""An organisation, a bucket or a container: no host, and upper case means something."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PLACED = frozenset({"hf", "s3", "gs", "az"})
 _PATH_SAFE = "/-._~!$&'()*+,;=:@"
 _QUERY_SAFE = _PATH_SAFE + "?%"
 
@@ -53,8 +61,6 @@ class Ref:
         if match is None:
             raise UsageError(f"{_hidden(text)!r} is not a ref: {_known()}, as in file:///models/x")
         scheme, netloc, path, query, fragment = match.groups(default="")
-        if scheme not in SCHEMES:
-            raise UsageError(f"no origin speaks {scheme}:// yet ({_hidden(text)}): {_known()}")
         if "@" in netloc:
             raise UsageError(f"credentials in a {scheme}:// ref: refs are no place for secrets")
         shown = f"{scheme}://{netloc}{path}"[:200]
@@ -62,6 +68,11 @@ class Ref:
             if netloc.lower() not in {"", "localhost"} or not path or query:
                 raise UsageError(f"{shown!r} is not a file ref: three slashes and an absolute path")
             netloc = ""
+        elif query and scheme not in {"http", "https"}:
+            raise UsageError(f"{shown!r} has a query: only http(s):// refs may")
+        elif scheme in _PLACED:
+            if not _PLACE.fullmatch(netloc):
+                raise UsageError(f"{shown!r} names no {_place_of(scheme)}")
         else:
             netloc = _netloc(scheme, netloc.lower(), shown)
         return cls(
@@ -156,6 +167,10 @@ def _known() -> str:
     return "known are " + ", ".join(f"{scheme}://" for scheme in SCHEMES)
 
 
+def _place_of(scheme: str) -> str:
+    return "organisation" if scheme == "hf" else "bucket"
+
+
 def _netloc(scheme: str, netloc: str, shown: str) -> str:
     host, colon, port = netloc.rpartition(":") if re.search(r":\d*$", netloc) else (netloc, "", "")
     if not _HOST.fullmatch(host):
@@ -164,7 +179,7 @@ def _netloc(scheme: str, netloc: str, shown: str) -> str:
         return host
     if not port.isascii() or len(port) > 5 or not 1 <= int(port) <= 65535:
         raise UsageError(f"{shown!r} has a port that cannot be")
-    return host if int(port) == _DEFAULT_PORTS[scheme] else f"{host}:{int(port)}"
+    return host if int(port) == _DEFAULT_PORTS.get(scheme) else f"{host}:{int(port)}"
 
 
 def _path(path: str, shown: str) -> str:

@@ -14,27 +14,27 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from damselfly.errors import (
-    HeaderError,
     ManifestError,
     OriginDeniedError,
     OriginNotFoundError,
     UsageError,
 )
-from damselfly.model import canonical, chunker, safetensors
+from damselfly.model import canonical
 from damselfly.model.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME
 from damselfly.model.paths import check_tree, is_bookkeeping
 from damselfly.model.plan import FILES_MAX, Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.beside import manifest_from
+from damselfly.origin.cutting import Listed, cut
 from damselfly.origin.listing import Entry, parse_listing
 from damselfly.origin.port import OriginLimits, Resolved, revision_of, revision_of_manifest
 from damselfly.origin.together import together
+from damselfly.origin.web import Measured, Page, shown
 
 logger = logging.getLogger(__name__)
 
@@ -64,26 +64,7 @@ COMPANIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Something small, read whole; `url` is where it was in the end."""
-
-    body: bytes
-    url: str
-    is_html: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A file's size, and what the server says of its version; `url` is where it was in the end."""
-
-    size: int
-    version: str
-    url: str
-    is_html: bool
-
-
-class Web(Protocol):
+class Asked(Protocol):
     """What a survey asks of HTTP. Errors are those of the origin port."""
 
     async def page(self, url: str, bytes_max: int) -> Page:
@@ -99,7 +80,7 @@ class Web(Protocol):
         ...
 
 
-async def survey(web: Web, ref: Ref, limits: OriginLimits) -> Resolved:
+async def survey(web: Asked, ref: Ref, limits: OriginLimits) -> Resolved:
     """Find the files behind `ref` and cut them; see `Origin.resolve`."""
     return await _Survey(web, limits).resolve(ref)
 
@@ -107,7 +88,7 @@ async def survey(web: Web, ref: Ref, limits: OriginLimits) -> Resolved:
 class _Survey:
     """One look at one ref."""
 
-    def __init__(self, web: Web, limits: OriginLimits) -> None:
+    def __init__(self, web: Asked, limits: OriginLimits) -> None:
         self._web = web
         self._limits = limits
         self._denied: OriginDeniedError | None = None
@@ -268,20 +249,8 @@ class _Survey:
 
     async def _cut(self, path: str, url: str, measured: Measured) -> PlannedFile:
         size, version = measured.size, measured.version
-        if not chunker.is_safetensors(path):
-            return PlannedFile(path, chunker.cut(size), version)
-        try:
-            head = b""
-            if size:
-                stop = min(self._limits.header_guess_bytes, size)
-                head = await self._web.read(url, size, version, 0, stop)
-            length = safetensors.header_bytes(head, size)
-            if length > len(head):
-                head += await self._web.read(url, size, version, len(head), length)
-            header = await asyncio.to_thread(safetensors.parse, head, size)
-        except HeaderError as exc:
-            raise HeaderError(f"reading the header of {url.partition('?')[0]}") from exc
-        return PlannedFile(path, chunker.cut_safetensors(header), version)
+        read = partial(self._web.read, url, size, version)
+        return await cut(Listed(path, size, version), read, shown(url), self._limits)
 
 
 async def _entries(page: Page) -> list[Entry] | None:
