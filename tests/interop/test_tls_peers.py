@@ -5,7 +5,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -258,6 +258,10 @@ def _nameless(files: CertificateFiles, authority: Authority) -> None:
     authority.write(files.key.parent, authority.issue())
 
 
+def _keyless(files: CertificateFiles, _: Authority) -> None:
+    files.key.unlink()
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -266,14 +270,16 @@ def _nameless(files: CertificateFiles, authority: Authority) -> None:
         (_old, "certificate has expired"),
         (_foreign, "peers would not believe the certificate"),
         (_nameless, "no DNS name and no URI"),
-        (lambda files, _: files.key.unlink(), "looking for the certificates"),
+        (_keyless, "looking for the certificates"),
     ],
 )
 def test_what_peers_would_refuse_is_refused_at_the_start(
-    authority: Authority, tmp_path: Path, spoil: object, told: str
+    authority: Authority,
+    tmp_path: Path,
+    spoil: Callable[[CertificateFiles, Authority], None],
+    told: str,
 ) -> None:
     files = authority.write(tmp_path / "tls")
-    assert callable(spoil)
     spoil(files, authority)
 
     with pytest.raises(ConfigError) as caught:
@@ -302,18 +308,19 @@ async def test_curl_fetches_over_tls(
         pytest.skip("curl is not installed")
     files = authority.write(tmp_path / "curl")
     async with Serving(library, ours) as serving:
-        target = f"https://{NAME}:{serving.server.port}/file?start=0&stop=1000000"
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [
-                curl, "--silent", "--show-error", "--fail", "--http2", "--tlsv1.3",
-                "--cert", files.certificate, "--key", files.key, "--cacert", files.authority,
-                "--resolve", f"{NAME}:{serving.server.port}:127.0.0.1",
-                "--write-out", "%{stderr}%{http_version}", target,
-            ],
-            capture_output=True,
-            check=False,
-        )  # fmt: skip
+        port = serving.server.port
+        command = [curl, "--silent", "--show-error", "--fail", "--http2", "--tlsv1.3"]
+        command += ["--cert", str(files.certificate), "--key", str(files.key)]
+        command += ["--cacert", str(files.authority), "--resolve", f"{NAME}:{port}:127.0.0.1"]
+        command += ["--write-out", "%{stderr}%{http_version}"]
+        command += [f"https://{NAME}:{port}/file?start=0&stop=1000000"]
+        version, data = await asyncio.to_thread(_output, command)
 
-    assert (done.stderr, done.returncode) == (b"2", 0)
-    assert done.stdout == CONTENT[:1_000_000]
+    assert version == b"2"
+    assert data == CONTENT[:1_000_000]
+
+
+def _output(command: list[str]) -> tuple[bytes, bytes]:
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr, done.stdout
