@@ -159,8 +159,9 @@ def serve_ours(path: Path, tls: Path | None) -> None:
     uvloop.run(main())
 
 
-def serve_bound(path: Path, _: Path | None) -> None:
-    """The sender of the bound."""
+def serve_bound(path: Path, tls: Path | None) -> None:
+    """The sender of the bound, which has no TLS."""
+    assert tls is None, "the bound is of plain sockets"
     with path.open("rb") as file, socket.create_server(("127.0.0.1", 0)) as listener:
         _say({"port": listener.getsockname()[1]})
         while sys.stdin.readline():
@@ -192,8 +193,9 @@ def receive_ours(path: Path, address: str, digests: tuple[bytes, ...], tls: Path
     uvloop.run(main())
 
 
-def receive_bound(path: Path, address: str, digests: tuple[bytes, ...], _: Path | None) -> None:
-    """The receiver of the bound."""
+def receive_bound(path: Path, address: str, digests: tuple[bytes, ...], tls: Path | None) -> None:
+    """The receiver of the bound, which has no TLS."""
+    assert tls is None, "the bound is of plain sockets"
     buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     for _ in range(BUFFERS):
         buffers.put(memoryview(bytearray(CHUNK_BYTES)))

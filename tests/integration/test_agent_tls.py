@@ -61,6 +61,9 @@ def test_agents_with_certificates_pull_from_each_other(
 
     assert first["bytes_from_origin"] == second["bytes_from_peers"] == 9_000_001
     assert same_tree(Path(str(second["path"])), model)
+    told = damselfly("doctor", agent=one).stdout
+    assert "the certificate ends in 1 h" in told
+    assert "whoever renews it does not" in told  # It lasts an hour.
 
 
 @pytest.mark.parametrize("stranger", ["plain", "of another authority"])

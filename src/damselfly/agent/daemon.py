@@ -288,7 +288,9 @@ class _Agent:
         )
         shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
         accusations = Accusations(store, swarms, self._corrupt)
-        node = LocalNode(config, shop, agents, self._counters, tasks, self._pull_ended)
+        node = LocalNode(
+            config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates
+        )
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
             orders,
@@ -353,6 +355,8 @@ class _Agent:
         """Be in the swarm of every artifact we hold; tell the homes of refs what they became."""
         told: dict[str, tuple[AgentID | None, str]] = {}
         while True:
+            if self._certificates is not None:
+                self._metrics.certificate_end_seconds.set(self._certificates.ends_s)
             await leave_unsound(shop)
             infos = await shop.work(partial(self._store.artifacts))
             complete = [info for info in infos if info.state is ArtifactState.COMPLETE]
