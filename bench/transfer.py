@@ -3,7 +3,7 @@
 One transfer between two processes over loopback, against the bound measured in the same run:
 sendfile into a socket, recv into a buffer, BLAKE3 in a thread, pwrite in a thread, no protocol.
 Ours is `PeerServer` answering with `FileBody`, and `PeerPool.fetch_into` with eight chunks in
-flight. Both sides store with the same code and as many threads.
+flight, plainly and with TLS. All sides store with the same code and as many threads.
 
 Back of the envelope: each byte is copied three times (page cache to socket is a reference, socket
 to buffer, buffer to page cache) and hashed once: at about 8 GB/s each that is 0.4 CPU seconds per
@@ -38,7 +38,16 @@ import uvloop
 from blake3 import blake3
 
 from bench import machine
-from damselfly.p2p.transport import BufferPool, FileBody, PeerPool, PeerServer, Request, Response
+from damselfly.p2p.transport import (
+    BufferPool,
+    CertificateFiles,
+    Certificates,
+    FileBody,
+    PeerPool,
+    PeerServer,
+    Request,
+    Response,
+)
 
 MIB = 1 << 20
 CHUNK_BYTES = 4 * MIB
@@ -70,14 +79,14 @@ def digests_of(path: Path) -> tuple[bytes, ...]:
         return tuple(blake3(data).digest() for data in iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
-def chunk_server(fd: int) -> PeerServer:
+def chunk_server(fd: int, certificates: Certificates | None = None) -> PeerServer:
     """Make a server for the chunks of an open file: `/v1/chunks/{index}`."""
 
     async def handle(request: Request) -> Response:
         index = int(request.path.rpartition("/")[2])
         return Response(200, (), FileBody(fd, index * CHUNK_BYTES, CHUNK_BYTES, _keep_open))
 
-    return PeerServer(handle)
+    return PeerServer(handle, certificates=certificates)
 
 
 async def fetch_all(
@@ -133,12 +142,13 @@ def fetch_plainly(
 # --- the four processes ---------------------------------------------------------------------------
 
 
-def serve_ours(path: Path) -> None:
+def serve_ours(path: Path, tls: Path | None) -> None:
     """The sender of our side."""
+    certificates = _certificates(tls)
 
     async def main() -> None:
         with path.open("rb") as file:
-            server = chunk_server(file.fileno())
+            server = chunk_server(file.fileno(), certificates)
             await server.start("127.0.0.1", 0)
             _say({"port": server.port})
             loop = asyncio.get_running_loop()
@@ -149,8 +159,9 @@ def serve_ours(path: Path) -> None:
     uvloop.run(main())
 
 
-def serve_bound(path: Path) -> None:
-    """The sender of the bound."""
+def serve_bound(path: Path, tls: Path | None) -> None:
+    """The sender of the bound, which has no TLS."""
+    assert tls is None, "the bound is of plain sockets"
     with path.open("rb") as file, socket.create_server(("127.0.0.1", 0)) as listener:
         _say({"port": listener.getsockname()[1]})
         while sys.stdin.readline():
@@ -163,12 +174,14 @@ def serve_bound(path: Path) -> None:
             _say({"cpu_s": _cpu_s(), "anon_mib": _anon_mib()})
 
 
-def receive_ours(path: Path, address: str, digests: tuple[bytes, ...]) -> None:
+def receive_ours(path: Path, address: str, digests: tuple[bytes, ...], tls: Path | None) -> None:
     """The receiver of our side: a pass per line on stdin."""
+    certificates = _certificates(tls)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        pool, buffers = PeerPool(), BufferPool(BUFFERS, CHUNK_BYTES)
+        pool = PeerPool(None, certificates)
+        buffers = BufferPool(BUFFERS, CHUNK_BYTES)
         with path.open("r+b") as file, ThreadPoolExecutor(THREADS) as threads:
             sink = Sink(file.fileno(), digests)
             while await loop.run_in_executor(None, sys.stdin.readline):
@@ -180,8 +193,9 @@ def receive_ours(path: Path, address: str, digests: tuple[bytes, ...]) -> None:
     uvloop.run(main())
 
 
-def receive_bound(path: Path, address: str, digests: tuple[bytes, ...]) -> None:
-    """The receiver of the bound."""
+def receive_bound(path: Path, address: str, digests: tuple[bytes, ...], tls: Path | None) -> None:
+    """The receiver of the bound, which has no TLS."""
+    assert tls is None, "the bound is of plain sockets"
     buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     for _ in range(BUFFERS):
         buffers.put(memoryview(bytearray(CHUNK_BYTES)))
@@ -193,11 +207,30 @@ def receive_bound(path: Path, address: str, digests: tuple[bytes, ...]) -> None:
             _say_pass(started_s, cpu_s)
 
 
-_ROLES: dict[str, Callable[[Path], None]] = {"serve-ours": serve_ours, "serve-bound": serve_bound}
-_RECEIVERS: dict[str, Callable[[Path, str, tuple[bytes, ...]], None]] = {
+_ROLES: dict[str, Callable[[Path, Path | None], None]] = {
+    "serve-ours": serve_ours,
+    "serve-bound": serve_bound,
+}
+_RECEIVERS: dict[str, Callable[[Path, str, tuple[bytes, ...], Path | None], None]] = {
     "receive-ours": receive_ours,
     "receive-bound": receive_bound,
 }
+
+
+def _certificates(folder: Path | None) -> Certificates | None:
+    if folder is None:
+        return None
+    certificate = folder / "tls.crt"
+    return Certificates(CertificateFiles(certificate, folder / "tls.key", certificate))
+
+
+def _make_certificate(folder: Path) -> None:
+    """Make one that is its own authority: both sides have it."""
+    folder.mkdir()
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "1", "-subj", "/CN=bench", "-addext", "subjectAltName=DNS:bench"]
+    command += ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _say(value: dict[str, float]) -> None:
@@ -266,13 +299,17 @@ class Worker:
 class Side:
     """A sender and a receiver, and what their passes cost."""
 
-    def __init__(self, name: str, source: Path, target: Path, stack: ExitStack) -> None:
-        self.sender = Worker("--role", f"serve-{name}", "--source", str(source))
+    def __init__(
+        self, name: str, source: Path, target: Path, stack: ExitStack, tls: Path | None = None
+    ) -> None:
+        secured = () if tls is None else ("--tls", str(tls))
+        self.sender = Worker("--role", f"serve-{name}", "--source", str(source), *secured)
         stack.callback(self.sender.close)
         port = int(self.sender.answer()["port"])
         self.receiver = Worker(
             *("--role", f"receive-{name}", "--source", str(source), "--target", str(target)),
             *("--address", f"127.0.0.1:{port}"),
+            *secured,
         )
         stack.callback(self.receiver.close)
         self.passes: list[dict[str, float]] = []
@@ -310,7 +347,7 @@ class Side:
 
 
 def measure(size: int, passes: int, folder: Path | None = None) -> dict[str, object]:
-    """Run both sides in turn and compare them."""
+    """Run all sides in turn and compare them."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         source, target = scratch / "source", scratch / "target"
@@ -321,9 +358,12 @@ def measure(size: int, passes: int, folder: Path | None = None) -> dict[str, obj
             os.posix_fallocate(file.fileno(), 0, size)
         bound = Side("bound", source, target, stack)
         ours = Side("ours", source, target, stack)
+        _make_certificate(scratch / "tls")
+        secure = Side("ours", source, target, stack, scratch / "tls")
         for _ in range(passes + 1):
             bound.run()
             ours.run()
+            secure.run()
         return {
             "bench": "transfer",
             "machine": machine.describe(),
@@ -331,7 +371,9 @@ def measure(size: int, passes: int, folder: Path | None = None) -> dict[str, obj
             "passes": passes,
             "bound": bound.figures(size),
             "ours": ours.figures(size),
+            "tls": secure.figures(size),
             "ratio": round(bound.median("seconds") / ours.median("seconds"), 3),
+            "tls_ratio": round(ours.median("seconds") / secure.median("seconds"), 3),
         }
 
 
@@ -354,12 +396,14 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--target", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--tls", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.role in _ROLES:
-        _ROLES[arguments.role](arguments.source)
+        _ROLES[arguments.role](arguments.source, arguments.tls)
     elif arguments.role is not None:
         digests = digests_of(arguments.source)
-        _RECEIVERS[arguments.role](arguments.target, arguments.address, digests)
+        receive = _RECEIVERS[arguments.role]
+        receive(arguments.target, arguments.address, digests, arguments.tls)
     else:
         print(json.dumps(measure(arguments.size, arguments.passes, arguments.dir)))
 

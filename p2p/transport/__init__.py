@@ -7,6 +7,7 @@ Both run in one event loop (uvloop or asyncio) and belong to it.
 """
 
 from damselfly.p2p.transport.buffers import BufferPool
+from damselfly.p2p.transport.certificates import CertificateFiles, Certificates
 from damselfly.p2p.transport.exchange import (
     Body,
     FileBody,
@@ -23,6 +24,8 @@ from damselfly.p2p.transport.server import PeerServer
 __all__ = [
     "Body",
     "BufferPool",
+    "CertificateFiles",
+    "Certificates",
     "FileBody",
     "Handler",
     "Limits",

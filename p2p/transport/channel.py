@@ -11,8 +11,8 @@ Buffer = bytes | bytearray | memoryview
 class Channel(Protocol):
     """A connected, non-blocking byte stream.
 
-    Every method but the last two raises BlockingIOError when the socket is not ready, and another
-    OSError when the connection is lost.
+    What receives and sends raises BlockingIOError when the socket is not ready, and another OSError
+    when the connection is lost.
     """
 
     def fileno(self) -> int:
@@ -32,7 +32,11 @@ class Channel(Protocol):
         ...
 
     def sendfile(self, fd: int, offset: int, count: int) -> int:
-        """Send bytes of an open file; 0 at the end of the file."""
+        """Send bytes of an open file, perhaps not all; 0 at the end of the file."""
+        ...
+
+    def has_more(self) -> bool:
+        """Whether there are bytes to receive of which the descriptor does not tell."""
         ...
 
     def finish(self) -> None:
@@ -79,6 +83,10 @@ class PlainChannel:
     def sendfile(self, fd: int, offset: int, count: int) -> int:
         """Send bytes of an open file without copying them."""
         return os.sendfile(self._socket.fileno(), fd, offset, count)
+
+    def has_more(self) -> bool:
+        """Never: what is here is in the kernel, and it tells."""
+        return False
 
     def finish(self) -> None:
         """Send no more."""

@@ -35,7 +35,13 @@ class ClientEnd:
     """One connection that we dialled: its streams, and who waits for one."""
 
     def __init__(
-        self, address: str, channel: Channel, limits: Limits, on_gone: Callable[["ClientEnd"], None]
+        self,
+        address: str,
+        channel: Channel,
+        limits: Limits,
+        on_gone: Callable[["ClientEnd"], None],
+        *,
+        scheme: str = "http",
     ) -> None:
         loop = asyncio.get_running_loop()
         self.address = address
@@ -44,6 +50,7 @@ class ClientEnd:
         self.driver = Driver(channel, self.core, self, limits)
         self.exchanges: dict[int, Exchange] = {}
         self._on_gone = on_gone
+        self._scheme = scheme
         self._cause: Exception | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -71,11 +78,11 @@ class ClientEnd:
             if isinstance(self._cause, RemoteProtocolError):
                 raise RemoteProtocolError(f"{ask}: not HTTP/2") from self._cause
             if not self.is_usable:
-                raise RefusedError(f"{ask} on a connection that ends")
+                raise RefusedError(f"{ask} on a connection that ends") from self._cause
             await self._wait_turn()
         fields = [
             (":method", ask.method),
-            (":scheme", "http"),
+            (":scheme", self._scheme),
             (":path", ask.path),
             (":authority", ask.address),
             *ask.headers,

@@ -159,6 +159,8 @@ class Driver:
             if self.core.has_output and not self._writer_added:
                 self._flush()
             self._settle()
+            if self._channel.has_more() and not self.is_gone:
+                self._loop.call_soon(self._run, self._on_readable)
 
     def _receive(self) -> Exception | None:
         """Feed the core as long as there are bytes; return what put an end to it, if anything."""

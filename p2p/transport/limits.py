@@ -38,6 +38,9 @@ class Limits:
     # half to the others. Not before, because many agents may share an address behind a NAT.
     connections_per_address_max: int = 64
     backlog: int = 128
+    handshakes_max: int = 128  # of TLS, at a time
+    handshakes_per_address_max: int = 16  # once half of them are taken
+    handshake_s: float = 5.0  # a lost packet or two
     request_bytes_max: int = 8 * MIB  # of one body
     requests_bytes_max: int = 64 * MIB  # of all bodies being read
     request_body_s: float = 30.0  # without a byte of a body that was announced

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from damselfly.errors import PeerUnavailableError, RemoteProtocolError, UsageError
-from damselfly.p2p.transport.channel import PlainChannel
+from damselfly.p2p.transport.certificates import Certificates
 from damselfly.p2p.transport.client import Ask, ClientEnd, Exchange, RefusedError
 from damselfly.p2p.transport.exchange import HeaderPairs, Reply
+from damselfly.p2p.transport.handshake import dialled
 from damselfly.p2p.transport.limits import Limits
 from damselfly.p2p.wire.headers import Headers
 
@@ -74,11 +75,14 @@ class PeerPool:
 
     An address has one connection. Callers who come while it is being dialled share the dial and its
     outcome. A request that the peer has not looked at (GOAWAY, REFUSED_STREAM) is sent again; any
-    other failure is the caller's to judge.
+    other failure is the caller's to judge. With `certificates` it speaks TLS, and nothing else.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, certificates: Certificates | None = None
+    ) -> None:
         self.limits = limits or Limits()
+        self._certificates = certificates
         # Least recently used first.
         self._ends: dict[str, ClientEnd] = {}
         # Every connection whose socket is open, those that take no more requests included.
@@ -240,18 +244,15 @@ class PeerPool:
         try:
             async with asyncio.timeout(limits.connect_s):
                 sock = await _connect(address)
+                channel = await dialled(sock, address, self._certificates)
         except TimeoutError as exc:
             raise PeerUnavailableError(
                 f"dialling {address}: no answer for {limits.connect_s:g} s"
             ) from exc
         except OSError as exc:
             raise PeerUnavailableError(f"dialling {address}") from exc
-        try:
-            channel = PlainChannel(sock)
-        except OSError as exc:
-            sock.close()
-            raise PeerUnavailableError(f"dialling {address}") from exc
-        end = ClientEnd(address, channel, limits, self._gone)
+        scheme = "http" if self._certificates is None else "https"
+        end = ClientEnd(address, channel, limits, self._gone, scheme=scheme)
         self._ends[address] = end
         self._open.add(end)
         return end

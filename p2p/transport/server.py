@@ -7,8 +7,10 @@ import socket
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, unquote
 
-from damselfly.errors import CapacityError, RemoteProtocolError
-from damselfly.p2p.transport.channel import PlainChannel
+from damselfly.errors import CapacityError, PeerUnavailableError, RemoteProtocolError, explain
+from damselfly.p2p.address import join_address
+from damselfly.p2p.transport.certificates import Certificates
+from damselfly.p2p.transport.channel import Channel
 from damselfly.p2p.transport.driver import Driver
 from damselfly.p2p.transport.exchange import (
     Body,
@@ -18,6 +20,7 @@ from damselfly.p2p.transport.exchange import (
     Request,
     Response,
 )
+from damselfly.p2p.transport.handshake import accepted, plain
 from damselfly.p2p.transport.limits import Limits
 from damselfly.p2p.transport.listener import Listener
 from damselfly.p2p.transport.outbox import BytesOutbox, FileOutbox, Outbox
@@ -42,11 +45,19 @@ class PeerServer:
     """Listens, and runs `handler` in a task of its own for each request.
 
     A task ends with its request: when the peer resets the stream or hangs up, it is cancelled.
+    With `certificates` it speaks TLS, and to nobody who has none of the same authority.
     """
 
-    def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits | None = None,
+        certificates: Certificates | None = None,
+    ) -> None:
         self.handler = handler
         self.limits = limits or Limits()
+        self._certificates = certificates
+        self._handshakes: dict[asyncio.Task[None], str] = {}
         self.body_bytes = 0  # of requests that are being read
         self._listener: Listener | None = None
         self._ends: set[_ServerEnd] = set()
@@ -91,7 +102,9 @@ class PeerServer:
         self._is_draining = True
         if self._listener is not None:
             self._listener.close()
-        tasks = [task for end in self._ends for task in end.tasks()]
+        tasks = [*self._handshakes, *(task for end in self._ends for task in end.tasks())]
+        for handshake in self._handshakes:
+            handshake.cancel()
         for end in list(self._ends):
             end.driver.abort()
         if tasks:
@@ -101,21 +114,42 @@ class PeerServer:
         if self._is_draining or not self._has_room_for(remote[0]):
             sock.close()
             return
+        if self._certificates is None:
+            with contextlib.suppress(OSError):
+                self._ends.add(_ServerEnd(self, plain(sock), remote))
+            return
+        shake = self._shake_hands(sock, remote, self._certificates)
+        task = asyncio.get_running_loop().create_task(shake)
+        self._handshakes[task] = remote[0]
+        task.add_done_callback(self._handshakes.pop)
+
+    async def _shake_hands(
+        self, sock: socket.socket, remote: tuple[str, int], certificates: Certificates
+    ) -> None:
+        who = join_address(*remote)
         try:
-            channel = PlainChannel(sock)
-        except OSError:
-            sock.close()
+            async with asyncio.timeout(self.limits.handshake_s):
+                channel = await accepted(sock, who, certificates)
+        except (PeerUnavailableError, OSError) as exc:  # A TimeoutError is among them.
+            logger.warning("peer.refused", extra={"peer": who, "error": explain(exc)})
+            return
+        if self._is_draining:
+            channel.close()
             return
         self._ends.add(_ServerEnd(self, channel, remote))
 
     def _has_room_for(self, host: str) -> bool:
         limits = self.limits
-        if len(self._ends) < limits.connections_max // 2:
-            return True
-        if len(self._ends) >= limits.connections_max:
-            return False
-        theirs = sum(end.remote[0] == host for end in self._ends)
-        return theirs < limits.connections_per_address_max
+        shaking = [each == host for each in self._handshakes.values()]
+        open_ = [end.remote[0] == host for end in self._ends]
+        return _is_room(
+            sum(shaking), len(shaking), limits.handshakes_per_address_max, limits.handshakes_max
+        ) and _is_room(
+            sum(shaking) + sum(open_),
+            len(shaking) + len(open_),
+            limits.connections_per_address_max,
+            limits.connections_max,
+        )
 
     def forget(self, end: "_ServerEnd") -> None:
         """A connection's socket is closed."""
@@ -126,7 +160,7 @@ class PeerServer:
 class _ServerEnd:
     """Our end of one peer's connection: its requests."""
 
-    def __init__(self, server: PeerServer, channel: PlainChannel, remote: tuple[str, int]) -> None:
+    def __init__(self, server: PeerServer, channel: Channel, remote: tuple[str, int]) -> None:
         limits = server.limits
         loop = asyncio.get_running_loop()
         core = Connection(Role.SERVER, limits.server_wire, loop.time())
@@ -323,6 +357,11 @@ class _RequestBody:
             count, self._unread = self._unread, 0
             self._end.driver.core.consumed(self._stream_id, count)
             self._end.driver.poke()
+
+
+def _is_room(theirs: int, all_: int, theirs_max: int, all_max: int) -> bool:
+    """Whether one more fits: one address gets its share once half of all is taken."""
+    return all_ < all_max // 2 or (all_ < all_max and theirs < theirs_max)
 
 
 def _request_of(event: RequestReceived, remote: tuple[str, int], body: _RequestBody) -> Request:

@@ -105,6 +105,10 @@ class Metrics(MetricSet):
             "integrity_failures", "Chunks that did not match their digest.", source=SOURCES
         )
         self.peers = self._gauge("peers", "Agents that we know.", state=PEER_STATES)
+        self.certificate_end_seconds = self._gauge(
+            "certificate_end_seconds",
+            "When our certificate ends, in seconds since 1970; 0: peers speak plainly.",
+        )
         self.pulls = self._gauge("pulls", "Pulls that run.")
         self.pulls_ended = self._counter("pulls_ended", "Pulls that ended.", outcome=OUTCOMES)
         self.warm_orders = self._counter(

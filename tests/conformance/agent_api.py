@@ -389,7 +389,7 @@ class AgentAPIConformance:
         served.release()
         volume = await opened(served, VolumeRequest(ref=served.ref, lease="v2"))
         assert files_below(volume.path) == served.files
-        assert leases_below(volume.store) == ["v2"]
+        await until(lambda: leases_below(volume.store) == ["v2"])
 
     async def test_filters_choose_the_files_of_a_volume(self, served: Served) -> None:
         request = VolumeRequest(ref=served.ref, lease="v1", include=("*.safetensors",))

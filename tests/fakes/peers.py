@@ -7,17 +7,37 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
-from damselfly.p2p.transport import FileBody, Handler, Limits, PeerServer, Request, Response
+from damselfly.p2p.transport import (
+    Certificates,
+    FileBody,
+    Handler,
+    Limits,
+    PeerPool,
+    PeerServer,
+    Request,
+    Response,
+)
 from damselfly.p2p.wire import frames
 from tests.fakes.wire import Frame, Stranger
+
+
+class Security:
+    """What the servers and pools made here speak TLS with; None: they speak plainly."""
+
+    certificates: ClassVar[Certificates | None] = None
+
+
+def made_pool(limits: Limits | None = None) -> PeerPool:
+    """Make a pool that speaks as servers do here."""
+    return PeerPool(limits, Security.certificates)
 
 
 @asynccontextmanager
 async def serving(handler: Handler, limits: Limits | None = None) -> AsyncGenerator[PeerServer]:
     """Run a server, and see that nothing of it is left."""
-    server = PeerServer(handler, limits)
+    server = PeerServer(handler, limits, Security.certificates)
     await server.start("127.0.0.1", 0)
     try:
         yield server

@@ -352,8 +352,28 @@ def test_a_registrar_takes_the_place_of_our_own_registration() -> None:
     ]
 
 
-def test_certificates_are_made_and_no_flag_is_passed_for_them() -> None:
-    plain = named(rendered({}))
-    issued = named(rendered({"certificates": {"enabled": True, "issuerRef": {"name": "internal"}}}))
+@pytest.mark.parametrize(
+    ("certificates", "secret"),
+    [
+        ({"issuerRef": {"name": "internal"}}, "damselfly-tls"),
+        ({"secretName": "ours"}, "ours"),
+    ],
+)
+def test_agents_with_certificates_are_given_them_and_nobody_else_is(
+    certificates: Document, secret: str
+) -> None:
+    objects = rendered({"certificates": {"enabled": True, **certificates}})
+    containers = named(objects)
+    arguments = containers["agent"]["args"]
 
-    assert issued == plain
+    for flag, file in (("cert", "tls.crt"), ("key", "tls.key"), ("ca", "ca.crt")):
+        assert arguments[arguments.index(f"--tls-{flag}") + 1] == f"/etc/damselfly/tls/{file}"
+    mounts = {name: _mounted(container) for name, container in containers.items()}
+    assert [name for name, mounted in mounts.items() if "tls" in mounted] == ["agent"]
+    volumes = {each["name"]: each for each in daemon_pod(objects)["volumes"]}
+    assert volumes["tls"]["secret"] == {"secretName": secret}
+    assert "--tls-cert" not in named(rendered({}))["agent"]["args"]
+
+
+def _mounted(container: Document) -> list[str]:
+    return [mount["name"] for mount in container.get("volumeMounts", [])]

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from damselfly.errors import PeerUnavailableError, RemoteProtocolError, UsageError
 from damselfly.p2p.transport import (
     BufferPool,
+    Certificates,
     FileBody,
     Limits,
     PeerPool,
@@ -20,9 +22,30 @@ from damselfly.p2p.transport import (
 from damselfly.p2p.transport.exchange import Body
 from damselfly.p2p.transport.pool import split_address
 from damselfly.p2p.wire import limits as wire
-from tests.fakes.peers import Library, address_of, free_port, nobody_else, serving, until
+from tests.fakes.authority import Authority
+from tests.fakes.peers import (
+    Library,
+    Security,
+    address_of,
+    free_port,
+    made_pool,
+    nobody_else,
+    serving,
+    until,
+)
 
 CONTENT = os.urandom(1 << 20) * 6
+
+
+@pytest.fixture(params=["plain", "tls"], autouse=True)
+def _security(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if request.param == "tls":
+        certificates = Certificates(Authority().write(tmp_path / "tls"))
+        monkeypatch.setattr(Security, "certificates", certificates)
 
 
 @pytest.fixture
@@ -34,7 +57,7 @@ def library() -> Iterator[Library]:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[PeerPool]:
-    pool = PeerPool()
+    pool = made_pool()
     yield pool
     await pool.close()
     assert pool.connection_count == 0
@@ -109,7 +132,7 @@ async def test_a_body_too_large_is_413(library: Library, pool: PeerPool) -> None
 
 
 async def test_a_reply_too_large_is_the_peers_fault(library: Library) -> None:
-    pool = PeerPool(Limits(reply_bytes_max=1000))
+    pool = made_pool(Limits(reply_bytes_max=1000))
     async with serving(library) as server:
         with pytest.raises(RemoteProtocolError):
             await pool.request(address_of(server), "GET", "/file", deadline_s=20)
@@ -277,7 +300,7 @@ async def test_a_restarted_peer_is_dialled_again(library: Library, pool: PeerPoo
         port = server.port
         await pool.request(address_of(server), "GET", "/x", deadline_s=20)
     await until(lambda: pool.connection_count == 0)
-    again = PeerServer(library)
+    again = PeerServer(library, certificates=Security.certificates)
     await again.start("127.0.0.1", port)
 
     reply = await pool.request(f"127.0.0.1:{port}", "GET", "/x", deadline_s=20)
@@ -325,7 +348,7 @@ async def test_draining_ends_at_its_deadline(library: Library, pool: PeerPool) -
 
 
 async def test_closing_the_pool_fails_what_is_under_way(library: Library) -> None:
-    pool = PeerPool()
+    pool = made_pool()
     async with serving(library) as server:
         ask = asyncio.create_task(pool.request(address_of(server), "GET", "/hang", deadline_s=20))
         await until(lambda: library.running == 1)
@@ -368,7 +391,7 @@ async def test_more_requests_than_the_peer_takes_wait_for_their_turn(
 
 
 async def test_the_least_recently_used_connection_makes_room(library: Library) -> None:
-    pool = PeerPool(Limits(pooled_max=2))
+    pool = made_pool(Limits(pooled_max=2))
     async with serving(library) as one, serving(library) as two, serving(library) as three:
         for server in (one, two, one, three):
             await pool.request(address_of(server), "GET", "/x", deadline_s=20)
@@ -380,7 +403,7 @@ async def test_the_least_recently_used_connection_makes_room(library: Library) -
 
 
 async def test_a_pool_whose_connections_are_all_in_use_says_so(library: Library) -> None:
-    pool = PeerPool(Limits(pooled_max=1))
+    pool = made_pool(Limits(pooled_max=1))
     async with serving(library) as one, serving(library) as two:
         async with pool.stream(address_of(one), "GET", "/lines?count=1&hang=1"):
             with pytest.raises(PeerUnavailableError, match="in use"):
@@ -393,7 +416,7 @@ async def test_idle_connections_are_closed_by_either_side(side: str, library: Li
     quick = wire.Limits(idle_s=0.05)
     ours = Limits(client_wire=quick) if side == "client" else Limits()
     theirs = Limits(server_wire=quick) if side == "server" else Limits()
-    pool = PeerPool(ours)
+    pool = made_pool(ours)
     async with serving(library, theirs) as server:
         await pool.request(address_of(server), "GET", "/x", deadline_s=20)
 
@@ -411,7 +434,7 @@ async def test_a_peer_that_falls_silent_is_found_out() -> None:
 
     server = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    pool = PeerPool(Limits(client_wire=wire.Limits(ping_after_s=0.03, dead_after_s=0.06)))
+    pool = made_pool(Limits(client_wire=wire.Limits(ping_after_s=0.03, dead_after_s=0.06)))
 
     with pytest.raises(PeerUnavailableError):
         await pool.request(f"127.0.0.1:{port}", "GET", "/", deadline_s=20)
@@ -423,7 +446,7 @@ async def test_a_peer_that_falls_silent_is_found_out() -> None:
 
 
 async def test_a_slow_handler_keeps_the_connection_alive_by_pings(library: Library) -> None:
-    pool = PeerPool(Limits(client_wire=wire.Limits(ping_after_s=0.02, dead_after_s=5)))
+    pool = made_pool(Limits(client_wire=wire.Limits(ping_after_s=0.02, dead_after_s=5)))
     async with serving(library) as server:
         ask = asyncio.create_task(pool.request(address_of(server), "GET", "/hang", deadline_s=20))
         await asyncio.sleep(0.2)

@@ -23,7 +23,7 @@ def derive_advertise(listen: str, peers: Peers) -> tuple[str, str]:
     if isinstance(peers, PeerList):
         for address in sorted(peers.addresses):
             found = _route_to(split_address(address)[0])
-            if found and not _is_loopback(found):
+            if found and not is_loopback(found):
                 return join_address(found, port), f"the route to {address}"
     for somewhere in _SOMEWHERE:
         if found := _route_to(somewhere):
@@ -53,8 +53,9 @@ def _address_of_own_name() -> str | None:
     except OSError:
         return None
     addresses = (str(entry[4][0]) for entry in entries)
-    return next((address for address in addresses if not _is_loopback(address)), None)
+    return next((address for address in addresses if not is_loopback(address)), None)
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
     return address.startswith("127.") or address == "::1"

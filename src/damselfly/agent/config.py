@@ -217,6 +217,12 @@ def _check_together(config: AgentConfig) -> None:
             f"store.low ({config.store.low:g}) is above store.high ({config.store.high:g}):"
             " eviction would end before it begins"
         )
+    parts = ("cert", "key", "ca")
+    tls = {f"agent.tls_{part}": getattr(config.agent, f"tls_{part}") for part in parts}
+    if any(tls.values()) and (missing := [key for key, value in tls.items() if value is None]):
+        raise ConfigError(f"TLS needs all of {', '.join(tls)}: {', '.join(missing)} is not set")
+    if config.agent.tls_names and config.agent.tls_cert is None:
+        raise ConfigError("agent.tls_names is set and agent.tls_cert is not: there is no TLS")
     if config.agent.admin == config.agent.listen and split_address(config.agent.listen)[1]:
         raise ConfigError(f"agent.admin and agent.listen are both {config.agent.listen}")
     if config.swarm.buffer_bytes < BUFFER_BYTES_MIN:

@@ -16,6 +16,7 @@ import uvloop
 from damselfly import __version__
 from damselfly.agent.accusations import Accusations
 from damselfly.agent.admin import AdminServer
+from damselfly.agent.advertise import is_loopback
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
 from damselfly.agent.holdings import plan_of
@@ -61,6 +62,8 @@ from damselfly.p2p.routes import Routes, ServeLimits, Shelf
 from damselfly.p2p.swarm import Source, Surroundings
 from damselfly.p2p.transport import (
     BufferPool,
+    CertificateFiles,
+    Certificates,
     Limits as TransportLimits,
     PeerPool,
     PeerServer,
@@ -142,6 +145,24 @@ def _is_ipv6(config: AgentConfig) -> bool:
     return ":" in split_address(config.agent.advertise)[0]
 
 
+def _certificates(config: AgentConfig) -> Certificates | None:
+    """What peers speak TLS with; None: they speak plainly, which is told.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    agent = config.agent
+    if agent.tls_cert is None:
+        is_alone = is_loopback(split_address(agent.listen)[0])
+        level = logging.INFO if is_alone else logging.WARNING
+        logger.log(level, "peers.plain", extra={"listen": agent.listen})
+        return None
+    assert agent.tls_key is not None, "checked with the configuration"
+    assert agent.tls_ca is not None, "checked with the configuration"
+    files = CertificateFiles(agent.tls_cert, agent.tls_key, agent.tls_ca)
+    return Certificates(files, agent.tls_names)
+
+
 @asynccontextmanager
 async def _opened_store(config: AgentConfig) -> AsyncGenerator[Store]:
     settings = config.store
@@ -187,11 +208,14 @@ class _Agent:
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="worker")
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
-        self._talk = PeerPool()
-        self._pool = PeerPool()
+        self._certificates = _certificates(config)
+        self._talk = PeerPool(None, self._certificates)
+        self._pool = PeerPool(None, self._certificates)
         # Cancellations are asked for while every order has its stream.
         asks_max = WarmLimits().asks_max
-        self._errands = PeerPool(TransportLimits(pooled_max=asks_max + CANCELS_MAX))
+        self._errands = PeerPool(
+            TransportLimits(pooled_max=asks_max + CANCELS_MAX), self._certificates
+        )
         self._homes = Homes(self._boot, self._clock, is_open=False)
         self._refs = RefHome(is_open=False)
         self._kubernetes = _kubernetes(config)
@@ -200,7 +224,7 @@ class _Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Listen, and take part until `stop` is set."""
         host, port = split_address(self._config.agent.listen)
-        server = PeerServer(_not_yet)
+        server = PeerServer(_not_yet, certificates=self._certificates)
         try:
             await server.start(host, port)
         except OSError as exc:
@@ -264,7 +288,9 @@ class _Agent:
         )
         shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
         accusations = Accusations(store, swarms, self._corrupt)
-        node = LocalNode(config, shop, agents, self._counters, tasks, self._pull_ended)
+        node = LocalNode(
+            config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates
+        )
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
             orders,
@@ -329,6 +355,8 @@ class _Agent:
         """Be in the swarm of every artifact we hold; tell the homes of refs what they became."""
         told: dict[str, tuple[AgentID | None, str]] = {}
         while True:
+            if self._certificates is not None:
+                self._metrics.certificate_end_seconds.set(self._certificates.ends_s)
             await leave_unsound(shop)
             infos = await shop.work(partial(self._store.artifacts))
             complete = [info for info in infos if info.state is ArtifactState.COMPLETE]

@@ -57,10 +57,13 @@ from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.swarm import Source
+from damselfly.p2p.transport import Certificates
 
 PULLS_MAX = 256
 HOLD_ATTEMPTS = 3
 """How often what is evicted before it could be leased is pulled again."""
+CERTIFICATE_HOURS_MIN = 2.0
+"""Short-lived ones are renewed when a third of their life is left: of 6 hours, in two."""
 _PREFIX = re.compile(r"(?:blake3:)?([0-9a-f]{6,64})", re.ASCII)
 
 
@@ -95,7 +98,9 @@ class LocalNode:
         counters: Counters,
         tasks: asyncio.TaskGroup,
         ended: Callable[[Pull], None] = lambda pull: None,
+        certificates: Certificates | None = None,
     ) -> None:
+        self._certificates = certificates
         self._config = config
         self._ended = ended
         self._shop = workshop
@@ -346,6 +351,7 @@ class LocalNode:
         path = self._config.store.path
         disk = await self._shop.work(partial(shutil.disk_usage, path))
         checks = [_disk_check(path, disk.free, self._config.store.keep_free_bytes)]
+        checks.append(_tls_check(self._certificates, self._shop.clock.wall_ns() / 1e9))
         alive = len(self._agents.view) - 1
         checks.append(
             Check(
@@ -373,6 +379,21 @@ class LocalNode:
             for key, value, source in self._config.effective()
         )
         return Diagnosis(checks=tuple(checks), settings=settings)
+
+
+def _tls_check(certificates: Certificates | None, now_s: float) -> Check:
+    if certificates is None:
+        return Check(name="tls", verdict="ok", detail="none: peers speak plainly (see --tls-cert)")
+    hours = (certificates.ends_s - now_s) / 3600
+    names = ", ".join(certificates.names)
+    if hours < CERTIFICATE_HOURS_MIN:
+        return Check(
+            name="tls",
+            verdict="bad" if hours <= 0 else "warning",
+            detail=f"the certificate ends in {hours:.0f} h" if hours > 0 else "it has ended",
+            advice="whoever renews it does not: its files are read again as soon as they change",
+        )
+    return Check(name="tls", verdict="ok", detail=f"peers are {names}; ends in {hours:.0f} h")
 
 
 def _disk_check(path: Path, free: int, keep_free: int) -> Check:

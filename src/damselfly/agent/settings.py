@@ -156,6 +156,14 @@ def _accept(value: object) -> Accept:
     return Accept.of(_text(value).split(","))
 
 
+def _patterns(value: object) -> tuple[str, ...]:
+    items = cast("list[object]", value) if isinstance(value, list) else _text(value).split(",")
+    patterns = tuple(_text(item).strip() for item in items)
+    if not all(re.fullmatch(r"[!-~]{1,253}", pattern) for pattern in patterns):
+        raise ValueError("not a list of names or patterns")
+    return patterns
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if (text := _text(value).lower()) not in words:
@@ -238,6 +246,43 @@ class AgentSettings:
             absent="off",
         ),
     ] = None
+    tls_cert: Annotated[
+        Path | None,
+        Setting(
+            "--tls-cert",
+            "FILE",
+            _path,
+            "this agent's certificate and its chain (PEM): with it peers speak TLS 1.3, with"
+            " certificates on both sides, and never plainly",
+            absent="none: peers speak plainly",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        Setting("--tls-key", "FILE", _path, "the certificate's key (PEM)", absent="none"),
+    ] = None
+    tls_ca: Annotated[
+        Path | None,
+        Setting(
+            "--tls-ca",
+            "FILE",
+            _path,
+            "the authority that signs the agents' certificates (PEM); whom it signed may be a peer"
+            " and read every artifact here, so have one for the agents alone",
+            absent="none",
+        ),
+    ] = None
+    tls_names: Annotated[
+        tuple[str, ...],
+        Setting(
+            "--tls-names",
+            "PATTERNS",
+            _patterns,
+            "PATTERN,... (* and ? as in a shell) of the DNS names and URIs that the certificates of"
+            " peers have; without it, those of --tls-cert",
+            show=",".join,
+        ),
+    ] = ()
     drain_s: Annotated[
         float,
         Setting(

@@ -59,6 +59,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
   readOnly: true
 {{- end -}}
 
+{{/* The Secret with the agents' certificate, its key, and the authority's certificate. */}}
+{{- define "damselfly.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "damselfly.fullname" . | trunc 59)) .Values.certificates.secretName -}}
+{{- end -}}
+
 {{/* Combinations that look right and are not. */}}
 {{- define "damselfly.check" -}}
 {{- if and .Values.storageClasses (not .Values.provisioner.enabled) -}}
@@ -70,8 +75,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if and .Values.agent.selectNodes (ne .Values.agent.membership "kubernetes") -}}
 {{- fail "agent.selectNodes needs agent.membership=kubernetes: it tells which agent is on which node" -}}
 {{- end -}}
-{{- if and .Values.certificates.enabled (not .Values.certificates.issuerRef.name) -}}
-{{- fail "certificates.enabled needs certificates.issuerRef.name" -}}
+{{- if and .Values.certificates.enabled (not .Values.certificates.issuerRef.name) (not .Values.certificates.secretName) -}}
+{{- fail "certificates.enabled needs certificates.issuerRef.name, or certificates.secretName" -}}
 {{- end -}}
 {{- $ports := list (int .Values.agent.peersPort) (int .Values.agent.adminPort) (int .Values.csi.adminPort) -}}
 {{- if ne (len (uniq $ports)) 3 -}}
