@@ -30,6 +30,7 @@ from damselfly.errors import (
     UsageError,
 )
 from damselfly.model.digest import Digest
+from damselfly.model.plan import PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
 from damselfly.origin.registry import Origins
@@ -62,9 +63,9 @@ class FakeWeb:
         self._look(access, "resolving")
         return Target(SAMPLE.plan, None if self.is_planned_only else SAMPLE.manifest)
 
-    async def prove(self, ref: Ref, path: str, access: Access) -> None:
+    async def prove(self, ref: Ref, file: PlannedFile, access: Access) -> None:
         self.proved += 1
-        assert path == "weights/a.safetensors"
+        assert file.path == "weights/a.safetensors"
         self._look(access, "proving")
 
     def _look(self, access: Access, doing: str) -> None:

@@ -22,6 +22,11 @@ from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.port import OriginLimits
 from tests.integration.origin_servers import Asked, reply, scripted
 
+
+def _planned(path: str) -> PlannedFile:
+    return PlannedFile(path, (4,))
+
+
 DATA = b"0123456789"
 FILE = PlannedFile("f.bin", (10,), 'etag:"1"')
 SECRET = "s3cret-of-a-pod"
@@ -58,7 +63,7 @@ async def test_who_shows_the_token_may_look_prove_and_read(origin: HTTPOrigin) -
     async with scripted(_private) as (address, _):
         resolved = await origin.resolve(Ref.parse(f"{address}/m/f.bin"), MINE)
 
-        await origin.prove(Ref.parse(resolved.plan.ref), "f.bin", MINE)
+        await origin.prove(Ref.parse(resolved.plan.ref), _planned("f.bin"), MINE)
 
         assert await _read(origin, address, MINE) == DATA
 
@@ -69,7 +74,7 @@ async def test_who_does_not_is_denied_everything(origin: HTTPOrigin, access: Acc
         ref = Ref.parse(f"{address}/m/f.bin")
         for asking in (
             origin.resolve(ref, access),
-            origin.prove(ref, "f.bin", access),
+            origin.prove(ref, _planned("f.bin"), access),
             _read(origin, address, access),
         ):
             with pytest.raises(OriginDeniedError) as caught:
@@ -87,7 +92,7 @@ async def test_a_proof_reads_at_most_a_byte_where_heads_are_not_answered(
         return reply("206 Partial Content", b"0", Content_Range="bytes 0-0/10")
 
     async with scripted(answer) as (address, lines):
-        await origin.prove(Ref.parse(f"{address}/m/"), "deep/f.bin", MINE)
+        await origin.prove(Ref.parse(f"{address}/m/"), _planned("deep/f.bin"), MINE)
 
     assert lines == ["HEAD /m/deep/f.bin HTTP/1.1", "GET /m/deep/f.bin HTTP/1.1"]
 
@@ -95,7 +100,7 @@ async def test_a_proof_reads_at_most_a_byte_where_heads_are_not_answered(
 async def test_what_is_hidden_by_a_404_is_not_proved(origin: HTTPOrigin) -> None:
     async with scripted(_private) as (address, _):
         with pytest.raises(OriginNotFoundError):
-            await origin.prove(Ref.parse(f"{address}/m/"), "other.bin", MINE)
+            await origin.prove(Ref.parse(f"{address}/m/"), _planned("other.bin"), MINE)
 
 
 async def test_a_dead_origin_proves_nothing(origin: HTTPOrigin) -> None:
@@ -103,7 +108,7 @@ async def test_a_dead_origin_proves_nothing(origin: HTTPOrigin) -> None:
         pass
 
     with pytest.raises(OriginUnavailableError):
-        await origin.prove(Ref.parse(f"{address}/m/"), "f.bin", MINE)
+        await origin.prove(Ref.parse(f"{address}/m/"), _planned("f.bin"), MINE)
 
 
 async def test_another_host_is_not_shown_the_token(origin: HTTPOrigin) -> None:
@@ -179,7 +184,7 @@ async def test_the_agents_own_netrc_is_shown_for_nobody(
 
     async with scripted(answer) as (address, _):
         with pytest.raises(OriginDeniedError):
-            await origin.prove(Ref.parse(f"{address}/m/"), "f.bin", ANONYMOUS)
+            await origin.prove(Ref.parse(f"{address}/m/"), _planned("f.bin"), ANONYMOUS)
 
 
 async def test_a_parked_stream_goes_on_only_for_who_began_it(origin: HTTPOrigin) -> None:
@@ -217,7 +222,7 @@ async def test_a_proxy_is_shown_its_own_password(
         monkeypatch.setenv("http_proxy", address.replace("//", "//gate:k%20ey@"))
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        await origin.prove(Ref.parse("http://models.invalid/m/"), "f.bin", MINE)
+        await origin.prove(Ref.parse("http://models.invalid/m/"), _planned("f.bin"), MINE)
 
     assert "Proxy-Authorization: Basic Z2F0ZTprIGV5" in heads[0]
     assert f"Authorization: {SHOWN}" in heads[0]
@@ -231,12 +236,14 @@ async def test_what_is_no_proxy_is_an_error_of_configuration(
         monkeypatch.delenv(name, raising=False)
 
     with pytest.raises(ConfigError, match="http_proxy"):
-        await origin.prove(Ref.parse("http://models.invalid/m/"), "f.bin", MINE)
+        await origin.prove(Ref.parse("http://models.invalid/m/"), _planned("f.bin"), MINE)
 
 
 async def test_files_of_this_machine_need_no_proof(tmp_path: Path) -> None:
     origin = FileOrigin(OriginLimits())
 
-    await asyncio.wait_for(origin.prove(Ref.parse(f"file://{tmp_path}/"), "none", MINE), 1)
+    await asyncio.wait_for(
+        origin.prove(Ref.parse(f"file://{tmp_path}/"), _planned("none"), MINE), 1
+    )
 
     await origin.close()

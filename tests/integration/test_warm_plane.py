@@ -118,7 +118,7 @@ async def test_what_fails_there_is_told_here_by_its_class(pair: Pair) -> None:
         ("https://host/others/", "DeniedError", "accepts only https://host/models/"),
         ("https://host/models/x?key=secret", "DeniedError", "refs with queries"),
         ("file:///etc/", "DeniedError", "refs of its own disk"),
-        ("gopher://host/models/", "UsageError", "gopher"),
+        ("gopher://host/models/", "DeniedError", "accepts only https://host/models/"),
     ],
 )
 async def test_what_is_not_accepted_is_refused_and_counted(

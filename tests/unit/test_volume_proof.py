@@ -76,4 +76,4 @@ def test_the_largest_file_tells() -> None:
         ],
     )
 
-    assert telling_file(plan) == "b.safetensors"
+    assert telling_file(plan).path == "b.safetensors"

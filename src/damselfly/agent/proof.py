@@ -21,7 +21,7 @@ from struct import Struct
 from blake3 import blake3
 
 from damselfly.model.digest import Digest
-from damselfly.model.plan import Plan
+from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
 
@@ -54,6 +54,6 @@ def is_believed(proved_ns: int | None, now_ns: int, ttl_s: float) -> bool:
     return proved_ns is not None and 0 <= now_ns - proved_ns < ttl_s * _S
 
 
-def telling_file(plan: Plan) -> str:
+def telling_file(plan: Plan) -> PlannedFile:
     """The file whose reading proves it: the largest. A README may be open where weights are not."""
-    return max(plan.files, key=lambda file: (file.bytes, file.path)).path
+    return max(plan.files, key=lambda file: (file.bytes, file.path))

@@ -5,7 +5,9 @@ It stays in memory, and goes to the host that the ref names and to no other.
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from damselfly.errors import UsageError
 
@@ -13,6 +15,14 @@ SECRET_CHARS_MAX = 8192
 """Tokens of registries and clouds have up to 5,000 characters."""
 
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
+
+
+class Authorizer(Protocol):
+    """What proves to an origin who asks. Equal ones prove the same; none shows itself in `repr`."""
+
+    def headers(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers to add to a request, which has `headers` already; `url` is as it is sent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,6 +66,12 @@ class Access:
             pair = f"{self.username}:{self.password or ''}"
             return "Basic " + base64.b64encode(pair.encode()).decode()
         return None
+
+    def headers(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The same for every request; see `Authorizer`."""
+        del method, url, headers
+        shows = self.authorization
+        return {} if shows is None else {"Authorization": shows}
 
     def __repr__(self) -> str:
         return "<Access>" if self.authorization else "<Access: anonymous>"

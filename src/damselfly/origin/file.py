@@ -31,7 +31,7 @@ class FileOrigin:
         """Find the files behind `ref` and cut them; see `Origin`."""
         return await self._threads.run(partial(_resolve, ref.unpinned))
 
-    async def prove(self, ref: Ref, path: str, access: Access) -> None:
+    async def prove(self, ref: Ref, file: PlannedFile, access: Access) -> None:
         """Nothing to prove: the system asks the agent who it is, not who asks the agent."""
 
     @asynccontextmanager

@@ -29,9 +29,9 @@ class HTTPOrigin:
         """Find the files behind `ref` and cut them; see `Origin`."""
         return await survey.survey(_Asker(self._web, access), ref.unpinned, self._limits)
 
-    async def prove(self, ref: Ref, path: str, access: Access) -> None:
+    async def prove(self, ref: Ref, file: PlannedFile, access: Access) -> None:
         """Prove that `access` may read a file, by its head or one byte of it; see `Origin`."""
-        await self._web.measure(_location(ref, path), access)
+        await self._web.measure(_location(ref, file.path), access)
 
     @asynccontextmanager
     async def open(

@@ -94,11 +94,12 @@ class Origin(Protocol):
         """
         ...
 
-    async def prove(self, ref: Ref, path: str, access: Access) -> None:
-        """Prove that `access` may read the file `path`; `ref` is the `ref` of its plan.
+    async def prove(self, ref: Ref, file: PlannedFile, access: Access) -> None:
+        """Prove that `access` may read `file`, by a byte of it; `ref` is the `ref` of its plan.
 
         Raises:
-            OriginDeniedError, OriginNotFoundError, OriginUnavailableError: it does not.
+            OriginDeniedError, OriginNotFoundError, OriginUnavailableError: it may not.
+            OriginChangedError: what it may read is another file.
         """
         ...
 

@@ -19,7 +19,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -39,7 +39,7 @@ from damselfly.errors import (
 )
 from damselfly.model.digest import Digest
 from damselfly.model.plan import VERSION_CHARS_MAX
-from damselfly.origin.access import Access
+from damselfly.origin.access import ANONYMOUS, Authorizer
 from damselfly.origin.host_names import HostNames
 from damselfly.origin.link_local import denied, is_forbidden
 from damselfly.origin.low_water import LowWater, Socket
@@ -56,6 +56,9 @@ _RETRY_LATER = frozenset({408, 425, 429})
 _RANGELESS_MAX = 256
 """Hosts that are remembered for having been warned of: refs and redirects name any number."""
 
+Body = bytes | Callable[[], AsyncIterable[bytes]]
+"""What is sent: bytes, or parts of it that can be made anew for every try."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -66,7 +69,21 @@ class Wanted:
     version: str
     start: int
     stop: int
-    access: Access
+    access: Authorizer
+    headers: tuple[tuple[str, str], ...] = ()
+    """Said besides, to every host that it leads to: nothing secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an API answered, whatever it is: `check_status` judges it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Their names in any case."""
+    body: bytes
+    url: str
+    """Where it was in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +126,11 @@ class Web:
 
     # --- asking for what is small ---------------------------------------------------------------
 
-    async def page(self, url: str, bytes_max: int, access: Access) -> Page:
+    async def page(self, url: str, bytes_max: int, access: Authorizer) -> Page:
         """Get something small, whole."""
         doing = f"getting {shown(url)}"
         async with self._slot(url), self._asked("GET", url, {}, access, doing) as answer:
-            _check_status(answer, doing)
+            check_status(answer, doing)
             body = bytearray()
             with _told(doing):
                 async with asyncio.timeout(self._limits.page_s):
@@ -125,7 +142,7 @@ class Web:
                             )
             return Page(bytes(body), str(answer.url), answer.content_type == "text/html")
 
-    async def measure(self, url: str, access: Access) -> Measured:
+    async def measure(self, url: str, access: Authorizer) -> Measured:
         """Ask for the size and the version of a file, reading at most a byte of it."""
         doing = f"looking at {shown(url)}"
         async with self._slot(url):
@@ -136,13 +153,13 @@ class Web:
                     return _measured(answer, int(length))
                 # Servers that do not care for HEAD say so in many ways; these mean something.
                 if answer.status in {404, 410, 500, 502, 503, 504} | _RETRY_LATER:
-                    _check_status(answer, doing)
+                    check_status(answer, doing)
             first = {"Range": "bytes=0-0"}
             async with self._asked("GET", url, first, access, doing) as answer:
                 size = _range_of(answer, doing)[2]
                 if answer.status == 416 and size is not None:
                     return _measured(answer, size)
-                _check_status(answer, doing)
+                check_status(answer, doing)
                 if size is None:
                     raise RemoteProtocolError(f"the origin does not say how big {shown(url)} is")
                 return _measured(answer, size)
@@ -155,6 +172,48 @@ class Web:
                 async with asyncio.timeout(self._limits.page_s):
                     await stream.readinto(memoryview(data))
         return bytes(data)
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        access: Authorizer = ANONYMOUS,
+        headers: Mapping[str, str] | None = None,
+        body: Body = b"",
+        bytes_max: int = 1 << 20,
+        follows: bool = True,
+        sending_s: float = 0.0,
+    ) -> Answer:
+        """Ask something of an API and read its answer whole, at most `bytes_max` of it.
+
+        Without `follows` a redirect is an answer like any other. `sending_s` is what a large body
+        may take, besides the usual wait for an answer.
+        """
+        doing = f"{method} {shown(url)}"
+        async with (
+            self._slot(url),
+            self._asked(
+                method,
+                url,
+                headers or {},
+                access,
+                doing,
+                body=body,
+                follows=follows,
+                sending_s=sending_s,
+            ) as answer,
+        ):
+            told = bytearray()
+            with _told(doing):
+                async with asyncio.timeout(self._limits.page_s):
+                    while data := await answer.content.readany():
+                        told += data
+                        if len(told) > bytes_max:
+                            raise RemoteProtocolError(
+                                f"{doing}: the answer has more than {bytes_max} bytes"
+                            )
+            return Answer(answer.status, answer.headers, bytes(told), str(answer.url))
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -180,12 +239,12 @@ class Web:
 
     async def _body(self, wanted: Wanted, doing: str) -> "_Body":
         url, start, stop = wanted.url, wanted.start, wanted.stop
-        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        headers = dict(wanted.headers) | {"Range": f"bytes={start}-{stop - 1}"}
         answer = await self._answer("GET", url, headers, wanted.access, doing)
         try:
             first, last, total = _range_of(answer, doing)
             if answer.status != 416:
-                _check_status(answer, doing)
+                check_status(answer, doing)
             if total is not None and total != wanted.size:
                 raise OriginChangedError(
                     f"{shown(url)} has {total} bytes now: it had {wanted.size} when it was planned"
@@ -208,36 +267,66 @@ class Web:
 
     @asynccontextmanager
     async def _asked(
-        self, method: str, url: str, headers: Mapping[str, str], access: Access, doing: str
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        access: Authorizer,
+        doing: str,
+        *,
+        body: Body = b"",
+        follows: bool = True,
+        sending_s: float = 0.0,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        answer = await self._answer(method, url, headers, access, doing)
+        answer = await self._answer(
+            method,
+            url,
+            headers,
+            access,
+            doing,
+            body=body,
+            follows=follows,
+            sending_s=sending_s,
+        )
         try:
             yield answer
         finally:
             answer.release()
 
     async def _answer(
-        self, method: str, url: str, headers: Mapping[str, str], access: Access, doing: str
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        access: Authorizer,
+        doing: str,
+        *,
+        body: Body = b"",
+        follows: bool = True,
+        sending_s: float = 0.0,
     ) -> aiohttp.ClientResponse:
         """Ask, and follow redirects; what proves who asks goes to the first host alone."""
         session = await self._opened()
         first = place = URL(url, encoded=True)
         for _ in range(self._limits.redirects_max + 1):
-            shows = access.authorization if place.origin() == first.origin() else None
             # aiohttp asks its resolver of names alone, so what is an address is looked at here.
             if place.host is not None and is_forbidden(place.host):
                 raise denied(place.host, place.host)
+            is_first_host = place.origin() == first.origin()
+            authorizer = access if is_first_host else ANONYMOUS
+            proof = authorizer.headers(method, str(place), headers)
             with _told(doing):
-                async with asyncio.timeout(self._limits.head_s):
+                async with asyncio.timeout(self._limits.head_s + sending_s):
                     answer = await session.request(
                         method,
                         place,
-                        headers=headers if shows is None else {**headers, "Authorization": shows},
+                        headers={**headers, **proof},
+                        data=(body if isinstance(body, bytes) else body()) or None,
                         allow_redirects=False,
                         proxy=proxy_for(place),
                     )
             try:
-                target = _redirected(answer, place, doing)
+                target = _redirected(answer, place, doing) if follows else None
                 if target is None:
                     if answer.headers.get("Content-Encoding", "identity") != "identity":
                         raise RemoteProtocolError(f"{doing}: the origin insists on compressing it")
@@ -410,7 +499,7 @@ def _socket_of(answer: aiohttp.ClientResponse) -> Socket | None:
 class _Parked:
     url: str
     version: str
-    access: Access
+    access: Authorizer
     body: _Body
     expiry: asyncio.TimerHandle
 
@@ -468,11 +557,16 @@ def _redirected(answer: aiohttp.ClientResponse, place: URL, doing: str) -> URL |
     return target
 
 
-def _check_status(answer: aiohttp.ClientResponse, doing: str) -> None:
+def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
+    """Raise what the status of an answer means, as the origin port says; nothing where it is one.
+
+    Raises:
+        OriginDeniedError, OriginNotFoundError, OriginUnavailableError, RemoteProtocolError
+    """
     status = answer.status
     said = f"{doing}: the origin answered {status}"
     match status:
-        case 200 | 206:
+        case 200 | 201 | 202 | 204 | 206:
             return
         case 401 | 403 | 407:
             raise OriginDeniedError(said)
