@@ -32,6 +32,8 @@ class Access:
     token: str | None = None
     username: str | None = None
     password: str | None = None
+    is_own: bool = False
+    """The agent asks for itself, and may show what its configuration and environment have."""
 
     @classmethod
     def of(
@@ -74,7 +76,14 @@ class Access:
         return {} if shows is None else {"Authorization": shows}
 
     def __repr__(self) -> str:
+        if self.is_own:
+            return "<Access: the agent's own>"
         return "<Access>" if self.authorization else "<Access: anonymous>"
 
 
 ANONYMOUS = Access()
+OWN = Access(is_own=True)
+"""Whoever may command the agent showed nothing: the agent's own credentials may be shown.
+
+Never for a pod, which shows its own or none.
+"""
