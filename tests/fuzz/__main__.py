@@ -73,7 +73,7 @@ def main() -> int:
         print(f"  {' '.join(runs) or 'no run was counted'}", flush=True)
         if process.returncode:
             broken.append(name)
-            print(process.stderr[-4000:], file=sys.stderr, flush=True)
+            print(process.stdout[-4000:] + process.stderr[-4000:], file=sys.stderr, flush=True)
     for folder in CORPUS.iterdir():
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -71,7 +71,8 @@ def plan(data: bytes) -> None:
 def header(data: bytes) -> None:
     """The tensors of a header fill the file, whatever size it is said to have."""
     for file_bytes in (len(data), 1 << 40):
-        if _read(partial(safetensors.header_bytes, data, file_bytes), HeaderError) is None:
+        length = _read(partial(safetensors.header_bytes, data, file_bytes), HeaderError)
+        if length is None or length > len(data):
             continue
         found = _read(partial(safetensors.parse, data, file_bytes), HeaderError)
         if found is not None:
