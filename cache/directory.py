@@ -24,8 +24,9 @@ PRIVATE = 0o600
 class Directory:
     """An open directory; names given to it have no slash.
 
-    One that has is refused where something would be made or removed (`check_name`). Nothing planted inside (a symlink, a fifo) can lead an operation outside or block it. `OSError`
-    passes through: the callers know what they were doing. Close it, or use it in a `with`.
+    One that has is refused where something would be made or removed (`check_name`). Nothing planted
+    inside (a symlink, a fifo) can lead an operation outside or block it. `OSError` passes through:
+    the callers know what they were doing. Close it, or use it in a `with`.
     """
 
     __slots__ = ("fd", "path")

@@ -5,9 +5,9 @@
     hf://NAME, hf://models/NAME@REV          a model that has no organisation (`gpt2`)
     hf://datasets/NAME, .../NAME@REV         a dataset that has none
 
-REV is a branch, a tag, a commit, or one of the hub's own `refs/pr/N` and `refs/convert/NAME`; `main`
-where there is none. A name after an organisation's is a repository's unless the first one has a
-revision already, so what lies inside a repository without an organisation needs its `@REV`.
+REV is a branch, a tag, a commit, or one of the hub's own `refs/pr/N` and `refs/convert/NAME`, and
+`main` where there is none. A name after an organisation's is a repository's unless the first one
+has a revision already, so what lies inside a repository without an organisation needs its `@REV`.
 
 Names become parts of URLs and of paths on disk, so what the hub would never call anything is
 refused here, once for everybody.

@@ -108,6 +108,10 @@ class Ref:
 
         The plan of a ref may come from others, and lead anywhere.
         """
+        if self.scheme == place.scheme == "hf" and self.path == "/":
+            # A model without an organisation: at a revision it is spelt `hf://models/NAME@REV`.
+            is_there = place.netloc == "models" and place.path.startswith(f"/{self.netloc}@")
+            return is_there or place == self.unpinned
         is_as_safe = place.scheme in {self.scheme, "https"}
         return place.netloc == self.netloc and is_as_safe
 
