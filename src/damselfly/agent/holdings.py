@@ -6,7 +6,7 @@ a plan that somebody chose before anybody had all of it, the id and the choice.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from damselfly.agent.resolver import Target
 from damselfly.cache.store import Store
@@ -26,6 +26,8 @@ class Shown:
 
     artifact: Digest
     files: frozenset[int] | None
+    place: str = ""
+    """The `ref` of the plan that it was found by; empty where nobody was asked."""
 
 
 def revision_of(plan_id: Digest, choice: Choice | None) -> str:
@@ -63,10 +65,11 @@ class Holdings:
         plan = target.plan
         known = target.manifest.digest if target.manifest is not None else self.known(ref, plan)
         if known is not None:
-            return self._held(self._shown(known, choice, ref))
+            shown = self._held(self._shown(known, choice, ref))
+            return None if shown is None else replace(shown, place=plan.ref)
         revision = revision_of(plan.id, choice)
         part = self._store.artifact_of(str(ref.unpinned), revision)
-        return None if part is None else self._held(Shown(part, None))
+        return None if part is None else self._held(Shown(part, None, plan.ref))
 
     def known(self, ref: Ref, plan: Plan) -> Digest | None:
         """The artifact that all of this plan became, if its manifest is here."""

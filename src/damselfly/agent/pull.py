@@ -282,7 +282,7 @@ class Pull:
         store = shop.store
         artifact = manifest.digest
         is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
-        self.shown = Shown(artifact, None if is_whole else files)
+        self.shown = Shown(artifact, None if is_whole else files, plan.ref)
         view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
         ref = self.ref.unpinned
         is_part = len(manifest.files) < len(plan.files)

@@ -231,7 +231,8 @@ class Volumes:
 
     def _show(self, wish: Wish, shown: Shown, layout: str) -> Opened:
         store = self._shop.store
-        hub = HubName.of(wish.ref, shown.artifact) if layout == HF_CACHE else None
+        is_hub = layout == HF_CACHE
+        hub = HubName.of(wish.ref, shown.artifact, shown.place) if is_hub else None
         path = store.view(shown.artifact, shown.files, hub)
         manifest = store.manifest(shown.artifact)
         if manifest is None:

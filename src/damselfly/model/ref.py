@@ -151,6 +151,10 @@ class Ref:
         The plan of a ref may come from others, and lead anywhere: the same host of the web, the
         same bucket, the same repository are trusted, and nothing else.
         """
+        if self.scheme == place.scheme == "hf" and self.path == "/":
+            # A model without an organisation: at a revision it is spelt `hf://models/NAME@REV`.
+            is_there = place.netloc == "models" and place.path.startswith(f"/{self.netloc}@")
+            return is_there or place == self.unpinned
         if place.netloc != self.netloc:
             return False
         if self.scheme in _WEB:
@@ -161,6 +165,8 @@ class Ref:
         """Whether `place` is this ref or lies below it, so that who may read it has proved this."""
         if not self.is_trusted_with(place) or place.query != self.query:
             return False
+        if self.path == "/" and self.scheme == "hf":
+            return True  # All of one repository.
         if self.is_immutable and place._repository[1] != self._repository[1]:
             return False
         ours, theirs = self._repository[2], place._repository[2]

@@ -4,10 +4,11 @@ from damselfly.errors import UsageError
 from damselfly.model.ref import Ref
 from damselfly.origin.file import FileOrigin
 from damselfly.origin.http import HTTPOrigin
+from damselfly.origin.hub import HubOrigin
 from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.web import Web
 
-_KINDS = {"file": "file", "http": "http", "https": "http"}
+_KINDS = {"file": "file", "http": "http", "https": "http", "hf": "hub"}
 
 
 class Origins:
@@ -43,5 +44,7 @@ class Origins:
         match kind:
             case "file":
                 return FileOrigin(self._limits)
+            case "hub":
+                return HubOrigin(self._limits, self._web)
             case _:
                 return HTTPOrigin(self._limits, self._web)

@@ -60,7 +60,11 @@ Body = bytes | Callable[[], AsyncIterable[bytes]]
 """What is sent: bytes, or parts of it that can be made anew for every try."""
 
 
-@dataclass(frozen=True, slots=True)
+class AnsweredError(RemoteProtocolError):
+    """The origin answered 400: how buckets refuse a signature that they cannot read any more."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Wanted:
     """Bytes `[start, stop)` of a file that is planned to have `size` bytes and this version."""
 
@@ -74,7 +78,7 @@ class Wanted:
     """Said besides, to every host that it leads to: nothing secret."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """What an API answered, whatever it is: `check_status` judges it."""
 
@@ -86,7 +90,7 @@ class Answer:
     """Where it was in the end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Page:
     """Something small, read whole; `url` is where it was in the end."""
 
@@ -95,7 +99,7 @@ class Page:
     is_html: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Measured:
     """A file's size, and what the server says of its version; `url` is where it was in the end."""
 
@@ -495,7 +499,7 @@ def _socket_of(answer: aiohttp.ClientResponse) -> Socket | None:
     return cast("Socket | None", connection.transport.get_extra_info("socket"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Parked:
     url: str
     version: str
@@ -542,11 +546,26 @@ def _told(doing: str) -> Generator[None]:
 
 def _redirected(answer: aiohttp.ClientResponse, place: URL, doing: str) -> URL | None:
     """Where an answer sends us; None: nowhere, it is one."""
-    location = answer.headers.get("Location", "")
-    if answer.status not in _REDIRECTS or not location:
-        return None
+    location = location_of(answer)
+    return redirected(place, location, doing) if location else None
+
+
+def location_of(answer: Answer | aiohttp.ClientResponse) -> str:
+    """Where an answer sends whoever asked, as it says it; empty: nowhere."""
+    return answer.headers.get("Location", "") if answer.status in _REDIRECTS else ""
+
+
+def redirected(place: URL, location: str, doing: str) -> URL:
+    """The address that `place` redirects to, if it is one that may be followed.
+
+    Raises:
+        OriginDeniedError: it is less safe than `place`.
+        RemoteProtocolError: it is no HTTP address.
+    """
     try:
-        target = place.join(URL(location)).with_user(None).with_fragment(None)
+        # A signature may be of the very bytes of the address: another spelling could break it.
+        is_spelt = location.isascii() and location.isprintable() and " " not in location
+        target = place.join(URL(location, encoded=is_spelt)).with_user(None).with_fragment(None)
         is_web = target.scheme in {"http", "https"} and bool(target.host)
     except ValueError:
         is_web, target = False, place
@@ -574,6 +593,8 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
             raise OriginNotFoundError(said)
         case _ if status in _RETRY_LATER or status >= 500:
             raise OriginUnavailableError(said)
+        case 400:
+            raise AnsweredError(said)
         case _:
             raise RemoteProtocolError(said)
 
