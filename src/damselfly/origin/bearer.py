@@ -209,8 +209,7 @@ def _service(asking: Asking, challenge: Challenge) -> str:
 
 
 def _token(data: bytes) -> tuple[Access, float]:
-    value = canonical.expect(canonical.decode(data), dict, "the answer")
-    fields = cast("dict[str, object]", value)
+    fields = cast("dict[str, object]", canonical.expect(canonical.decode(data), dict, "the answer"))
     token = canonical.expect(fields.get("token") or fields.get("access_token"), str, "token")
     if not 0 < len(token) <= TOKEN_CHARS_MAX or not all("!" <= char <= "~" for char in token):
         raise ValueError("the token is empty, too long, or has characters that no header may have")
