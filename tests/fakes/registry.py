@@ -25,7 +25,7 @@ _PATH = re.compile(r"/v2/(?P<repository>.+?)/(?P<kind>blobs|manifests)/(?P<rest>
 Hook = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | bytearray) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
