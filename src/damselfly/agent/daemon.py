@@ -219,7 +219,10 @@ class _Agent:
         self._homes = Homes(self._boot, self._clock, is_open=False)
         self._refs = RefHome(is_open=False)
         self._kubernetes = _kubernetes(config)
-        self._origins = Origins(OriginLimits(connections_per_host_max=config.origin.connections))
+        self._origins = Origins(
+            OriginLimits(connections_per_host_max=config.origin.connections),
+            insecure=frozenset(config.origin.insecure),
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen, and take part until `stop` is set."""

@@ -415,6 +415,17 @@ class OriginSettings:
             "connections to one origin host at a time; hubs slow down who opens more",
         ),
     ] = 16
+    insecure: Annotated[
+        tuple[str, ...],
+        Setting(
+            "--origin-insecure",
+            "HOSTS",
+            _patterns,
+            "HOST[:PORT],... of registries (oci://) that are asked in plain HTTP, as those on this"
+            " machine's loopback always are; who listens on the way reads and changes all of it",
+            show=",".join,
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,18 +5,22 @@ from damselfly.model.ref import Ref
 from damselfly.origin.file import FileOrigin
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.hub import HubOrigin
+from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.web import Web
 
-_KINDS = {"file": "file", "http": "http", "https": "http", "hf": "hub"}
+_KINDS = {"file": "file", "http": "http", "https": "http", "hf": "hub", "oci": "oci"}
 
 
 class Origins:
     """Every origin of an agent, made when first asked for. Belongs to one event loop."""
 
-    def __init__(self, limits: OriginLimits | None = None) -> None:
+    def __init__(
+        self, limits: OriginLimits | None = None, *, insecure: frozenset[str] = frozenset()
+    ) -> None:
         self._limits = limits or OriginLimits()
         self._web = Web(self._limits)
+        self._insecure = insecure
         self._made: dict[str, Origin] = {}
 
     def for_ref(self, ref: Ref) -> Origin:
@@ -46,5 +50,7 @@ class Origins:
                 return FileOrigin(self._limits)
             case "hub":
                 return HubOrigin(self._limits, self._web)
+            case "oci":
+                return OCIOrigin(self._limits, self._web, self._insecure)
             case _:
                 return HTTPOrigin(self._limits, self._web)
