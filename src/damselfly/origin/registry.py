@@ -2,19 +2,23 @@
 
 from damselfly.errors import UsageError
 from damselfly.model.ref import Ref
+from damselfly.origin.bucket import BucketOrigin
 from damselfly.origin.file import FileOrigin
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.port import Origin, OriginLimits
+from damselfly.origin.s3 import S3API
+from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
 
-_KINDS = {"file": "file", "http": "http", "https": "http"}
+_KINDS = {"file": "file", "http": "http", "https": "http", "s3": "s3"}
 
 
 class Origins:
     """Every origin of an agent, made when first asked for. Belongs to one event loop."""
 
-    def __init__(self, limits: OriginLimits | None = None) -> None:
+    def __init__(self, limits: OriginLimits | None = None, s3: S3Place | None = None) -> None:
         self._limits = limits or OriginLimits()
+        self._s3 = s3
         self._web = Web(self._limits)
         self._made: dict[str, Origin] = {}
 
@@ -43,5 +47,8 @@ class Origins:
         match kind:
             case "file":
                 return FileOrigin(self._limits)
+            case "s3":
+                api = S3API(self._web, self._limits, self._s3 or S3Place.of())
+                return BucketOrigin(api, self._web, self._limits)
             case _:
                 return HTTPOrigin(self._limits, self._web)
