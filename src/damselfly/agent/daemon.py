@@ -47,6 +47,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
+from damselfly.origin.s3_place import S3Place
 from damselfly.p2p.address import split_address
 from damselfly.p2p.agents import Agents, hello_bytes
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers
@@ -222,6 +223,7 @@ class _Agent:
         self._origins = Origins(
             OriginLimits(connections_per_host_max=config.origin.connections),
             insecure=frozenset(config.origin.insecure),
+            s3=S3Place.of(config.origin.s3_endpoint, config.origin.s3_region),
         )
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ from damselfly.agent.quantities import (
     show_bytes,
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
+from damselfly.origin.s3_place import check_endpoint, check_region
 from damselfly.p2p.address import check_address, split_address
 from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
 
@@ -162,6 +163,14 @@ def _patterns(value: object) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[!-~]{1,253}", pattern) for pattern in patterns):
         raise ValueError("not a list of names or patterns")
     return patterns
+
+
+def _endpoint(value: object) -> str:
+    return check_endpoint(_text(value))
+
+
+def _region(value: object) -> str:
+    return check_region(_text(value))
 
 
 def _one_of(*words: str) -> Callable[[object], str]:
@@ -426,6 +435,27 @@ class OriginSettings:
             show=",".join,
         ),
     ] = ()
+    s3_endpoint: Annotated[
+        str | None,
+        Setting(
+            "--s3-endpoint",
+            "URL",
+            _endpoint,
+            "where s3:// buckets are, asked by path; without it AWS_ENDPOINT_URL_S3 or"
+            " AWS_ENDPOINT_URL, else Amazon",
+            absent="Amazon's",
+        ),
+    ] = None
+    s3_region: Annotated[
+        str | None,
+        Setting(
+            "--s3-region",
+            "REGION",
+            _region,
+            "the region to ask first; without it AWS_REGION or AWS_DEFAULT_REGION, else us-east-1;"
+            " a bucket elsewhere says where it is",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

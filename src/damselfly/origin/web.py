@@ -580,7 +580,8 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
     """Raise what the status of an answer means, as the origin port says; nothing where it is one.
 
     Raises:
-        OriginDeniedError, OriginNotFoundError, OriginUnavailableError, RemoteProtocolError
+        OriginDeniedError, OriginNotFoundError, OriginUnavailableError, OriginChangedError,
+        RemoteProtocolError
     """
     status = answer.status
     said = f"{doing}: the origin answered {status}"
@@ -591,6 +592,8 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
             raise OriginDeniedError(said)
         case 404 | 410:
             raise OriginNotFoundError(said)
+        case 412:
+            raise OriginChangedError(f"{doing}: it is not the version that was planned any more")
         case _ if status in _RETRY_LATER or status >= 500:
             raise OriginUnavailableError(said)
         case 400:
