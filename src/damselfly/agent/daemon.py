@@ -45,6 +45,7 @@ from damselfly.model.bitmap import Bitmap
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
+from damselfly.origin.clouds import Clouds
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
 from damselfly.p2p.address import split_address
@@ -219,7 +220,11 @@ class _Agent:
         self._homes = Homes(self._boot, self._clock, is_open=False)
         self._refs = RefHome(is_open=False)
         self._kubernetes = _kubernetes(config)
-        self._origins = Origins(OriginLimits(connections_per_host_max=config.origin.connections))
+        origin = config.origin
+        self._origins = Origins(
+            OriginLimits(connections_per_host_max=origin.connections),
+            Clouds(origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec),
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen, and take part until `stop` is set."""

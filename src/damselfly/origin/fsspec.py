@@ -25,7 +25,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from damselfly.errors import (
@@ -45,18 +45,12 @@ from damselfly.model.plan import FILES_MAX, VERSION_CHARS_MAX, Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.beside import manifest_from
+from damselfly.origin.clouds import REFUSED
 from damselfly.origin.cutting import Listed, cut
 from damselfly.origin.link_local import denied, is_forbidden
 from damselfly.origin.port import OriginLimits, Resolved, revision_of, revision_of_manifest
 from damselfly.origin.together import together
 
-REFUSED = frozenset(
-    {"file", "local", "memory", "data", "generic", "reference", "root", "pyscript"}  # This machine.
-    | {"simplecache", "filecache", "blockcache", "cached", "dir", "zip", "tar", "libarchive"}
-    | {"asyncwrapper", "async_wrapper", "asynclocal", "dask", "git", "dvc"}
-    | {"http", "https", "hf", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci"}  # Ours.
-)
-"""Schemes that no configuration allows."""
 PLACES_MAX = 8
 """Hosts whose filesystems are kept open."""
 
@@ -92,31 +86,6 @@ class _File(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *args: object) -> None: ...
-
-
-class _Class(Protocol):
-    """What fsspec says of a scheme."""
-
-    protocol: str | tuple[str, ...]
-
-    def __call__(self, **options: object) -> _FileSystem: ...
-
-    def _strip_protocol(self, path: str) -> str: ...
-
-    def _get_kwargs_from_urls(self, url: str) -> dict[str, object]: ...
-
-
-def check_scheme(scheme: str) -> str:
-    """Return `scheme` if the configuration may name it.
-
-    Raises:
-        ValueError: it may not.
-    """
-    if scheme in REFUSED:
-        raise ValueError(f"{scheme}:// is this machine's, wraps another one, or is spoken already")
-    if not scheme.isascii() or not scheme.replace("-", "").replace("+", "").isalnum():
-        raise ValueError("not a list of schemes, as in sftp,smb")
-    return scheme
 
 
 class FsspecOrigin:
@@ -236,8 +205,9 @@ class FsspecOrigin:
             if filesystem is None:
                 _check_host(ref)
                 options = cls._get_kwargs_from_urls(url)
-                filesystem = cls(**options, use_listings_cache=False, skip_instance_cache=True)
-            base = cls._strip_protocol(url).rstrip("/")
+                made = cls(**options, use_listings_cache=False, skip_instance_cache=True)
+                filesystem = cast("_FileSystem", made)
+            base = str(cls._strip_protocol(url)).rstrip("/")
             result = work(_Files(filesystem, base, ref, self._limits))
             # One that failed is not asked again: its connection may be what is wrong.
             with self._lock:
@@ -400,7 +370,7 @@ def _has_own_ranges(filesystem: _FileSystem) -> bool:
     return type(filesystem).cat_file is not abstract.cat_file
 
 
-def _class_of(scheme: str) -> _Class:
+def _class_of(scheme: str) -> Any:  # noqa: ANN401 - fsspec has no types
     if scheme in REFUSED:
         raise UsageError(f"{scheme}:// is not read through fsspec")
     try:
@@ -408,7 +378,7 @@ def _class_of(scheme: str) -> _Class:
     except ImportError:
         raise UsageError(f"{scheme}:// needs the extra damselfly[fsspec]") from None
     try:
-        cls = cast("_Class", fsspec.get_filesystem_class(scheme))
+        cls: Any = fsspec.get_filesystem_class(scheme)
     except ImportError:
         raise UsageError(f"{scheme}:// needs a package that fsspec names in its list") from None
     except ValueError:

@@ -561,7 +561,8 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
     """Raise what the status of an answer means, as the origin port says; nothing where it is one.
 
     Raises:
-        OriginDeniedError, OriginNotFoundError, OriginUnavailableError, RemoteProtocolError
+        OriginDeniedError, OriginNotFoundError, OriginChangedError, OriginUnavailableError,
+        RemoteProtocolError
     """
     status = answer.status
     said = f"{doing}: the origin answered {status}"
@@ -572,6 +573,8 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
             raise OriginDeniedError(said)
         case 404 | 410:
             raise OriginNotFoundError(said)
+        case 412:
+            raise OriginChangedError(f"{doing}: it was replaced meanwhile")
         case _ if status in _RETRY_LATER or status >= 500:
             raise OriginUnavailableError(said)
         case _:
