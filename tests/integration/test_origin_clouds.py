@@ -278,7 +278,7 @@ async def test_an_object_that_is_gone_has_changed(cloud: _Cloud) -> None:
 
     cloud.remove("m/x")
 
-    with pytest.raises(OriginChangedError, match="gone|replaced"):
+    with pytest.raises(OriginChangedError):
         await _read(cloud.origin, plan, cloud.access)
 
 

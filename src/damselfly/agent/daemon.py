@@ -48,6 +48,7 @@ from damselfly.model.ref import Ref
 from damselfly.origin.clouds import Clouds
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
+from damselfly.origin.s3_place import S3Place
 from damselfly.p2p.address import split_address
 from damselfly.p2p.agents import Agents, hello_bytes
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers
@@ -223,6 +224,7 @@ class _Agent:
         origin = config.origin
         self._origins = Origins(
             OriginLimits(connections_per_host_max=origin.connections),
+            S3Place.of(origin.s3_endpoint, origin.s3_region),
             Clouds(origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec),
         )
 

@@ -18,7 +18,7 @@ from damselfly.agent.quantities import (
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
 from damselfly.origin.clouds import check_scheme
-from damselfly.origin.endpoint import check_endpoint
+from damselfly.origin.s3_place import check_endpoint, check_region
 from damselfly.p2p.address import check_address, split_address
 from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
 
@@ -167,7 +167,11 @@ def _patterns(value: object) -> tuple[str, ...]:
 
 
 def _endpoint(value: object) -> str:
-    return check_endpoint(_text(value).strip())
+    return check_endpoint(_text(value))
+
+
+def _region(value: object) -> str:
+    return check_region(_text(value))
 
 
 def _az_account(value: object) -> str:
@@ -432,6 +436,27 @@ class OriginSettings:
             "connections to one origin host at a time; hubs slow down who opens more",
         ),
     ] = 16
+    s3_endpoint: Annotated[
+        str | None,
+        Setting(
+            "--s3-endpoint",
+            "URL",
+            _endpoint,
+            "where s3:// buckets are, asked by path; without it AWS_ENDPOINT_URL_S3 or"
+            " AWS_ENDPOINT_URL, else Amazon",
+            absent="Amazon's",
+        ),
+    ] = None
+    s3_region: Annotated[
+        str | None,
+        Setting(
+            "--s3-region",
+            "REGION",
+            _region,
+            "the region to ask first; without it AWS_REGION or AWS_DEFAULT_REGION, else us-east-1;"
+            " a bucket elsewhere says where it is",
+        ),
+    ] = None
     gs_endpoint: Annotated[
         str | None,
         Setting(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from damselfly.errors import ConfigError
-from damselfly.origin.endpoint import check_endpoint
+from damselfly.origin.s3_place import check_endpoint
 
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
 _SUFFIX = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+){0,8}", re.ASCII)

@@ -22,8 +22,8 @@ from damselfly.model import canonical
 from damselfly.origin.access import ANONYMOUS, Access, Authorizer
 from damselfly.origin.bucket import BucketObject, ObjectPage
 from damselfly.origin.cloud_tokens import CloudTokens
-from damselfly.origin.endpoint import check_endpoint
 from damselfly.origin.gs_credentials import READ, GoogleCredentials
+from damselfly.origin.s3_place import check_endpoint
 from damselfly.origin.web import Answer, Wanted, Web, check_status
 
 ENDPOINT = "https://storage.googleapis.com"

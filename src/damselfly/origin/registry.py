@@ -11,16 +11,24 @@ from damselfly.origin.fsspec import FsspecOrigin
 from damselfly.origin.gs import GSBuckets, endpoint_of
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.port import Origin, OriginLimits
+from damselfly.origin.s3 import S3API
+from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
 
-_KINDS = {"file": "file", "http": "http", "https": "http", "gs": "gs", "az": "az"}
+_KINDS = {"file": "file", "http": "http", "https": "http", "s3": "s3", "gs": "gs", "az": "az"}
 
 
 class Origins:
     """Every origin of an agent, made when first asked for. Belongs to one event loop."""
 
-    def __init__(self, limits: OriginLimits | None = None, clouds: Clouds | None = None) -> None:
+    def __init__(
+        self,
+        limits: OriginLimits | None = None,
+        s3: S3Place | None = None,
+        clouds: Clouds | None = None,
+    ) -> None:
         self._limits = limits or OriginLimits()
+        self._s3 = s3
         self._clouds = clouds or Clouds()
         self._web = Web(self._limits)
         self._made: dict[str, Origin] = {}
@@ -52,6 +60,9 @@ class Origins:
         match kind:
             case "file":
                 return FileOrigin(self._limits)
+            case "s3":
+                api = S3API(self._web, self._limits, self._s3 or S3Place.of())
+                return BucketOrigin(api, self._web, self._limits)
             case "gs":
                 gs = GSBuckets(self._web, endpoint_of(self._clouds.gs_endpoint))
                 return BucketOrigin(gs, self._web, self._limits)

@@ -561,7 +561,7 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
     """Raise what the status of an answer means, as the origin port says; nothing where it is one.
 
     Raises:
-        OriginDeniedError, OriginNotFoundError, OriginChangedError, OriginUnavailableError,
+        OriginDeniedError, OriginNotFoundError, OriginUnavailableError, OriginChangedError,
         RemoteProtocolError
     """
     status = answer.status
@@ -574,7 +574,7 @@ def check_status(answer: Answer | aiohttp.ClientResponse, doing: str) -> None:
         case 404 | 410:
             raise OriginNotFoundError(said)
         case 412:
-            raise OriginChangedError(f"{doing}: it was replaced meanwhile")
+            raise OriginChangedError(f"{doing}: it is not the version that was planned any more")
         case _ if status in _RETRY_LATER or status >= 500:
             raise OriginUnavailableError(said)
         case _:
