@@ -177,7 +177,16 @@ def configure(
     root.addHandler(handler)
     root.setLevel(level.upper())
     # Libraries tell at INFO what our own lines tell better, and SDKs of clouds secrets at DEBUG.
-    for library in ("aiohttp", "asyncio", "botocore", "grpc", "hpack", "urllib3"):
+    for library in (
+        "aiohttp",
+        "asyncio",
+        "azure",
+        "botocore",
+        "google",
+        "grpc",
+        "hpack",
+        "urllib3",
+    ):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
     return handler

@@ -45,6 +45,7 @@ from damselfly.model.bitmap import Bitmap
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
+from damselfly.origin.clouds import Clouds
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
 from damselfly.origin.s3_place import S3Place
@@ -220,10 +221,14 @@ class _Agent:
         self._homes = Homes(self._boot, self._clock, is_open=False)
         self._refs = RefHome(is_open=False)
         self._kubernetes = _kubernetes(config)
+        origin = config.origin
         self._origins = Origins(
-            OriginLimits(connections_per_host_max=config.origin.connections),
-            insecure=frozenset(config.origin.insecure),
-            s3=S3Place.of(config.origin.s3_endpoint, config.origin.s3_region),
+            OriginLimits(connections_per_host_max=origin.connections),
+            s3=S3Place.of(origin.s3_endpoint, origin.s3_region),
+            clouds=Clouds(
+                origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec
+            ),
+            insecure=frozenset(origin.insecure),
         )
 
     async def run(self, stop: asyncio.Event) -> None:

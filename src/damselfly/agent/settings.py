@@ -17,6 +17,7 @@ from damselfly.agent.quantities import (
     show_bytes,
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
+from damselfly.origin.clouds import check_scheme
 from damselfly.origin.s3_place import check_endpoint, check_region
 from damselfly.p2p.address import check_address, split_address
 from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
@@ -171,6 +172,17 @@ def _endpoint(value: object) -> str:
 
 def _region(value: object) -> str:
     return check_region(_text(value))
+
+
+def _az_account(value: object) -> str:
+    if not re.fullmatch(r"[a-z0-9]{3,24}", text := _text(value)):
+        raise ValueError("not an account: 3 to 24 lower-case letters and digits")
+    return text
+
+
+def _fsspec(value: object) -> tuple[str, ...]:
+    items = cast("list[object]", value) if isinstance(value, list) else _text(value).split(",")
+    return tuple(check_scheme(_text(item).strip().lower()) for item in items if item)
 
 
 def _one_of(*words: str) -> Callable[[object], str]:
@@ -456,6 +468,45 @@ class OriginSettings:
             " a bucket elsewhere says where it is",
         ),
     ] = None
+    gs_endpoint: Annotated[
+        str | None,
+        Setting(
+            "--gs-endpoint",
+            "URL",
+            _endpoint,
+            "where gs:// is; without it, $STORAGE_EMULATOR_HOST or Google",
+        ),
+    ] = None
+    az_account: Annotated[
+        str | None,
+        Setting(
+            "--az-account",
+            "NAME",
+            _az_account,
+            "the account whose containers az:// means; without it, what $AZURE_STORAGE_ACCOUNT or"
+            " $AZURE_STORAGE_CONNECTION_STRING says",
+        ),
+    ] = None
+    az_endpoint: Annotated[
+        str | None,
+        Setting(
+            "--az-endpoint",
+            "URL",
+            _endpoint,
+            "where that account's blobs are; without it, what the environment or Azure says",
+        ),
+    ] = None
+    fsspec: Annotated[
+        tuple[str, ...],
+        Setting(
+            "--origin-fsspec",
+            "SCHEMES",
+            _fsspec,
+            "SCHEME,... of other filesystems to read through fsspec, as in sftp,smb: only for who"
+            " commands the agent, with its own credentials, and outside of every budget",
+            show=",".join,
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
