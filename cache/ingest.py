@@ -141,14 +141,16 @@ class Ingest:
         span = self.plan.span(index)
         number = index - self.plan.firsts[span.file]
         with self._working(), self._disk_errors(index):
-            filling = self._filling(span.file)
-            digest = filling.digests.get(number)
-            if digest is None:
-                return None
-            chunk = ChunkRow(number, span.start, span.length, digest)
-            is_good = self._files.read_chunk(filling.id, chunk, view)
-            # It may have become another file meanwhile, which has the chunk.
-            return digest if is_good or self._filling(span.file) is not filling else None
+            while True:
+                filling = self._filling(span.file)
+                digest = filling.digests.get(number)
+                if digest is None:
+                    return None
+                chunk = ChunkRow(number, span.start, span.length, digest)
+                if self._files.read_chunk(filling.id, chunk, view):
+                    return digest
+                if self._filling(span.file) is filling:
+                    return None  # Else it became another file meanwhile, which has the chunk.
 
     def discard(self, file: int) -> None:
         """A wanted file is not what its origin published: keep nothing that this pull began.

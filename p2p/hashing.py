@@ -56,6 +56,8 @@ from damselfly.p2p.rendezvous import home_of
 HASH_MESSAGE_BYTES_MAX: Final = 4 << 20
 FOUND_MAX: Final = 4096
 """Sentences in one message: what is left over is told with the next one."""
+CONTENTS_MAX: Final = 64
+"""Contents that others may speak of for one file: there is one, or there are liars."""
 _BYTES_MAX: Final = 1 << 50
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
@@ -443,13 +445,17 @@ class Hashing:
             if file in self._files:
                 self._files[file].heard_s = now
         for found in reply.found:
-            one = self._files.get(found.file)
-            if one is None:
-                continue
-            told = one.told.setdefault(found.content, set())
-            if len(told) < 2 and len(one.told) <= 8:  # More would say no more than "doubt it".
-                told.add(found.sha256)
-            self._judge(one)
+            self.told(found)
+
+    def told(self, found: Found) -> None:
+        """Somebody found this, or we believed it once."""
+        one = self._files.get(found.file)
+        if one is None or (found.content not in one.told and len(one.told) >= CONTENTS_MAX):
+            return
+        said = one.told.setdefault(found.content, set())
+        if len(said) < 2:  # More would say no more than "doubt it".
+            said.add(found.sha256)
+        self._judge(one)
 
     def unheard(self, now: float) -> None:
         """The home could not be asked."""
@@ -462,10 +468,10 @@ class Hashing:
         """Believe a match, doubt everything else that was told of the content that is here."""
         if one.content is None or one.own is not None:
             return
-        told = one.told.get(one.content)
-        if told is None:
+        said = one.told.get(one.content)
+        if said is None:
             return
-        is_match = all({digest} == told for digest in one.expected)
+        is_match = all({digest} == said for digest in one.expected)
         one.is_matched = is_match
         one.is_doubted = not is_match
 
@@ -545,6 +551,11 @@ class Hashing:
     def unsettled(self) -> tuple[int, ...]:
         """The files that nobody is known to have found to be what they should be."""
         return tuple(file for file, one in self._files.items() if not one.is_matched)
+
+    @property
+    def found_here(self) -> dict[int, Found]:
+        """What we found ourselves, match or not, by file number."""
+        return {file: one.own for file, one in self._files.items() if one.own is not None}
 
     @property
     def believed(self) -> dict[int, Found]:

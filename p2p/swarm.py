@@ -242,6 +242,11 @@ class Swarm:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def is_finished(self) -> bool:
+        """Every wanted chunk was held, or that was given up."""
+        return self._finished.is_set()
+
     async def end(self) -> None:
         """Stop taking part; say goodbye to the home and to those who follow us.
 
