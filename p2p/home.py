@@ -30,12 +30,15 @@ grants nothing meanwhile. Claims in flight go on and are adopted. Two homes at a
 claims. A home in an agent that has just started is *closed*: it grants nothing before it is opened.
 Rule 7. At first contact a digest is set once: by somebody who was granted the index, or, where
 nobody works on it, by somebody who holds it. What several told a young home is settled by majority.
-Rule 8. A member that has tried all holders of a chunk and got it from none may fetch it itself. It
+Rule 8. A member's word that a file is wrong refutes the digests of its chunks: as soon as nobody
+holds such a chunk any more, its digest is forgotten and it is free, as if never read. A liar alone
+cannot have one forgotten that others hold: they read the file for themselves (`hashing.py`).
+Rule 9. A member that has tried all holders of a chunk and got it from none may fetch it itself. It
 costs the origin no more than the liar could have cost it by asking directly.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from damselfly.errors import RemoteProtocolError
@@ -199,6 +202,9 @@ class Home:
         self._has_news = False
         self._news: dict[int, Digest] = {}
         self._news_sealed: Digest | None = None
+        self._refuted = 0
+        """Chunks of files that somebody found wrong, and whose digests are still believed."""
+        self._news_forgotten = 0
         self._actions: deque[Tell] = deque()
         self._heard_s = now
 
@@ -222,6 +228,7 @@ class Home:
         if report.is_leaving:
             if member is not None:
                 self._forget(member)
+                self._refute(report.refuted)
             self._look_for_claimants(now)
             return Reply(self.boot)
         if member is None:
@@ -392,6 +399,8 @@ class Home:
                 if len(other.follows) < FOLLOWED_MAX // 2:
                     self._refill(other)
         self._count_held()
+        if self._refuted:
+            self._forget_refuted()
 
     def _refill(self, member: _Member) -> None:
         """Many of those a member followed have left a large swarm: find it others."""
@@ -436,6 +445,11 @@ class Home:
             for index in report.lost:
                 member.have &= ~(1 << index)
             self._count_held()
+        if report.refuted:
+            for index in report.refuted:
+                member.have &= ~(1 << index)
+            self._count_held()
+            self._refute(report.refuted)
         for returned in report.returned:
             self._take_back(member, returned.reason, now)
         self._take_open(member, report, now)
@@ -484,6 +498,31 @@ class Home:
         self._has_news = True
         self._granted.pop(index, None)
         return True
+
+    def _refute(self, indexes: Iterable[int]) -> None:
+        if not self.digests:
+            return  # A sealed swarm: nobody learns digests here.
+        for index in indexes:
+            self._refuted |= 1 << index
+        self._forget_refuted()
+
+    def _forget_refuted(self) -> None:
+        """Forget the digests that were refuted and that nobody stands for any more."""
+        held = 0
+        for member in self._members.values():
+            held |= member.have
+        gone = self._refuted & ~held
+        if not gone:
+            return
+        self._refuted &= ~gone
+        for index in indexes_of(gone):
+            at_it = {claim.member.agent for claim in self._claims if claim.bits >> index & 1}
+            self._granted[index] = at_it
+            self._news.pop(index, None)
+            self._hearsay.pop(index, None)
+            if self.digests.pop(index, None) is not None:
+                self._news_forgotten |= 1 << index
+                self._has_news = True
 
     def _take_back(self, member: _Member, reason: HandBack, now: float) -> None:
         limits = self._limits
@@ -778,8 +817,10 @@ class Home:
     def _tell_news(self, now: float) -> None:
         self._line_s = now
         self._has_news = False
-        shared = LiveLine(digests=self._news, sealed=self._news_sealed)
-        is_shared_empty = not self._news and self._news_sealed is None
+        forgotten = tuple(indexes_of(self._news_forgotten))
+        shared = LiveLine(digests=self._news, forgotten=forgotten, sealed=self._news_sealed)
+        is_shared_empty = not self._news and not forgotten and self._news_sealed is None
+        self._news_forgotten = 0
         self._news = {}
         self._news_sealed = None
         for member in self._members.values():
@@ -791,6 +832,7 @@ class Home:
                     digests=digests,
                     joined=tuple(member.joined),
                     left=tuple(member.left),
+                    forgotten=() if member.is_sealed else forgotten,
                     sealed=shared.sealed,
                 )
                 member.joined.clear()

@@ -147,6 +147,9 @@ class Report:
     """Chunks that came from anywhere else since then."""
     lost: tuple[int, ...] = ()
     """Chunks no longer held: found bad on disk."""
+    refuted: tuple[int, ...] = ()
+    """Chunks no longer held, of a file that is not what its origin published: one of the digests
+    that were told at first contact is wrong, and nobody knows which."""
     open: tuple[OpenClaim, ...] = ()
     """Every claim it works on. One that is missing here is no claim any more."""
     returned: tuple[ReturnedClaim, ...] = ()
@@ -187,6 +190,8 @@ class Report:
             value["got"] = self.got
         if self.lost:
             value["lost"] = self.lost
+        if self.refuted:
+            value["refuted"] = self.refuted
         if self.open:
             value["open"] = [[c.run.start, c.run.count, c.received_bytes] for c in self.open]
         if self.returned:
@@ -225,6 +230,7 @@ class Report:
             done=fields.items("done", count, entry.digest),
             got=fields.items("got", count, entry.index),
             lost=fields.items("lost", count, entry.index),
+            refuted=fields.items("refuted", count, entry.index),
             open=fields.items("open", _ENTRIES_MAX, entry.open_claim),
             returned=fields.items("returned", _ENTRIES_MAX, entry.returned_claim),
             dead=fields.items("dead", _ENTRIES_MAX, _agent),
@@ -319,6 +325,8 @@ class LiveLine:
     """Follow these too."""
     left: tuple[AgentID, ...] = ()
     """These are no members any more."""
+    forgotten: tuple[int, ...] = ()
+    """The digests of these led to a file that is wrong: they are to be told anew."""
     has_claims: bool = False
     """Claims can be had again: report."""
     sealed: Digest | None = None
@@ -333,6 +341,8 @@ class LiveLine:
             value["joined"] = [[member.agent, member.zone] for member in self.joined]
         if self.left:
             value["left"] = self.left
+        if self.forgotten:
+            value["forgotten"] = self.forgotten
         if self.has_claims:
             value["claims"] = True
         if self.sealed is not None:
@@ -352,6 +362,7 @@ class LiveLine:
             digests=_digests_read(fields, chunk_count),
             joined=fields.items("joined", MEMBERS_MAX, entry.member),
             left=fields.items("left", MEMBERS_MAX, _agent),
+            forgotten=fields.items("forgotten", chunk_count, entry.index),
             has_claims=fields.flag("claims"),
             sealed=fields.digest("sealed"),
         )

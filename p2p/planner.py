@@ -265,6 +265,8 @@ class Planner:
         self._now = now
         if home != self._live:
             return
+        for index in line.forgotten:
+            self._forget(index)
         for index, digest in line.digests.items():
             self._learn(index, digest)
         if line.sealed is not None:
@@ -436,6 +438,15 @@ class Planner:
             self._reporter.chunk_lost(index)
             self._mind_end()
 
+    def chunks_refuted(self, indexes: Collection[int], now: float) -> None:
+        """These are of a file that is wrong: given up, with what we know of them."""
+        self._now = now
+        for index in indexes:
+            self.have &= ~(1 << index)
+            self._forget(index)
+        self._reporter.chunks_refuted(indexes)
+        self._mind_end()
+
     def urgent(self, index: int, now: float) -> None:
         """Somebody waits for this chunk."""
         self._now = now
@@ -596,6 +607,18 @@ class Planner:
             self._cancel(ask)
         self.digests[index] = digest
         self._known |= 1 << index
+
+    def _forget(self, index: int) -> None:
+        """A digest is worth nothing any more; unless we hold the chunk, and say so again."""
+        if self.is_sealed or index not in self.digests:
+            return
+        if self.have >> index & 1:
+            self._reporter.tell_everything()
+            return
+        for ask in self._asks_of.get(index, [])[:]:
+            self._cancel(ask)
+        del self.digests[index]
+        self._known &= ~(1 << index)
 
     def _state(self) -> State:
         return State(

@@ -59,6 +59,7 @@ from damselfly.p2p.actions import (
 )
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.feed import HaveFeed
+from damselfly.p2p.hashing import HashReply, HashReport
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
@@ -66,6 +67,10 @@ from damselfly.p2p.planner import Planner, PlannerLimits
 from damselfly.p2p.transport import BufferPool, PeerPool
 
 logger = logging.getLogger(__name__)
+
+
+HASHES_S = 3.0
+"""A home answers at once; this long only when its machine is in trouble."""
 
 
 class Source(StrEnum):
@@ -237,6 +242,11 @@ class Swarm:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def is_finished(self) -> bool:
+        """Every wanted chunk was held, or that was given up."""
+        return self._finished.is_set()
+
     async def end(self) -> None:
         """Stop taking part; say goodbye to the home and to those who follow us.
 
@@ -291,6 +301,40 @@ class Swarm:
         self.planner.chunk_lost(index, self._now())
         self._feed.chunk_lost(index)
         self._wake()
+
+    def refuted(self, indexes: Sequence[int]) -> None:
+        """These are chunks of a file that is wrong, and are not on our disk any more."""
+        self.planner.chunks_refuted(indexes, self._now())
+        for index in indexes:
+            self._feed.chunk_lost(index)
+        self._wake()
+
+    def fail(self, error: DamselflyError) -> None:
+        """Whoever waits for this swarm to complete is told that it cannot."""
+        self._fail(error)
+
+    async def tell_hashes(self, report: HashReport) -> HashReply | None:
+        """Tell the home what we found of whole files; None if it cannot be heard."""
+        home, count = self.planner.home, self.plan.chunk_count
+        try:
+            if home == self._around.agents.me.agent:
+                return self._around.homes.hashed(self.swarm, count, report)
+            path = f"/v1/swarms/{self.swarm}/hashes?chunks={count}"
+            answer = await self._around.talk.request(
+                home, "POST", path, body=report.to_json(), deadline_s=HASHES_S
+            )
+            if answer.status != 200:
+                raise RemoteProtocolError(f"home {home} answers with {answer.status}")
+            return HashReply.parse(answer.body, report.file_count)
+        except (PeerUnavailableError, ProtocolError) as exc:
+            logger.debug("hashes.untold", extra={"home": home, "error": str(exc)})
+            return None
+
+    @property
+    def me(self) -> tuple[AgentID, str]:
+        """Our id, and our boot."""
+        me = self._around.agents.me
+        return me.agent, me.boot
 
     # --- the loop --------------------------------------------------------------------------
 

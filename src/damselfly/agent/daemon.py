@@ -77,6 +77,8 @@ logger = logging.getLogger(__name__)
 
 WORKER_THREADS = 4
 """Hashing and writing release the interpreter: two keep a fast link busy, four hide slow writes."""
+READER_THREADS = 2
+"""Each reads back a whole file at a gigabyte per second; more would starve what lands."""
 LOOKUP_THREADS = 2
 """It takes microseconds, but may wait for the catalog: neither in the loop nor behind writes."""
 OPENING_S = 0.25
@@ -208,6 +210,7 @@ class _Agent:
         self._metrics = Metrics()
         store.on_removed(self._removed)
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="worker")
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="reader")
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
         self._certificates = _certificates(config)
@@ -257,6 +260,7 @@ class _Agent:
             await self._errands.close()
             await self._origins.close()
             self._workers.shutdown()
+            self._readers.shutdown()
             self._lookups.shutdown()
         logger.info("agent.stopped", extra={"agent": me.agent})
 
@@ -296,7 +300,9 @@ class _Agent:
         resolver = Resolver(
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
-        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        shop = Workshop(
+            store, self._origins, resolver, swarms, self._workers, self._clock, self._readers
+        )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(
             config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates

@@ -1,6 +1,7 @@
 """One pull: from a ref to a view in the store.
 
-    resolving ── plan ──> fetching ── every wanted chunk ──> sealing ── artifact, view ──> done
+    resolving ── plan ──> fetching ── every wanted chunk ──> checking ── every whole file that its
+    origin published a digest of ──> sealing ── artifact, view ──> done
 
 A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
 finds ends that pull and no more (`LocalProtocolError`).
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from damselfly.agent.checking import Checker
 from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
 from damselfly.agent.swarms import Swarms
@@ -59,6 +61,8 @@ class Workshop:
     swarms: Swarms
     workers: Executor
     clock: Clock
+    readers: Executor | None = None
+    """For reading whole files back, which would hold up what lands; None: the workers do it."""
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
@@ -94,6 +98,7 @@ class Pull:
         self._bytes_before: Counter[Source] = Counter()
         """Brought by swarms before this one."""
         self._swarm: Swarm | None = None
+        self._checker: Checker | None = None
         self.artifact: Digest | None = None
 
     def __repr__(self) -> str:
@@ -167,6 +172,8 @@ class Pull:
     def _waiting_for(self) -> str | None:
         if self._phase == "resolving" and self._seconds() > 1.0:
             return self._workshop.resolver.waiting_for
+        if self._phase == "checking" and self._checker is not None:
+            return self._checker.waiting_for
         if self._swarm is not None:
             return self._swarm.planner.waiting_for
         is_queued = self._phase == "fetching" and self._seconds() > 1.0
@@ -205,10 +212,12 @@ class Pull:
         while True:
             rounds += 1
             self._phase = "fetching"
-            manifest = await self._fetch(target, ingest, files)
-            self._phase = "sealing"
             try:
+                manifest = await self._fetch(target, ingest, files)
+                self._phase = "sealing"
                 await self._workshop.work(partial(ingest.seal, manifest))
+                if self._checker is not None:
+                    await self._checker.keep()
             except ChunkNotFoundError as exc:
                 if rounds == ROUNDS_MAX:
                     raise
@@ -266,7 +275,7 @@ class Pull:
             self._swarm = swarm
             if is_first:  # Another pull may have been at it, and brought what we want.
                 self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
-            await swarm.completed()
+            await self._completed(target, ingest, files, swarm)
             manifest = target.manifest or _sealed(plan, files, swarm)
             if self.ref.pin is not None and manifest.digest != self.ref.pin:
                 raise DigestMismatchError(
@@ -276,6 +285,28 @@ class Pull:
             if not is_sealed and len(manifest.files) == len(plan.files):
                 swarm.planner.sealed(manifest.digest, shop.clock.monotonic_s())
         return manifest
+
+    async def _completed(
+        self, target: Target, ingest: Ingest, files: frozenset[int], swarm: Swarm
+    ) -> None:
+        """Wait for every chunk, and for every whole file to be what its origin published."""
+        if target.manifest is not None:
+            await swarm.completed()  # Its chunks were sealed by somebody: they rule.
+            return
+        shop = self._workshop
+        checker = self._checker = Checker(
+            shop.store,
+            ingest,
+            swarm,
+            files,
+            self.ref.safe,
+            shop.readers or shop.workers,
+            shop.clock,
+        )
+        async with checker.running():
+            await swarm.completed()
+            self._phase = "checking"
+            await checker.settled()
 
     async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
         shop = self._workshop
