@@ -9,6 +9,8 @@ double at every step) and whatever is not a file at all.
 import errno
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +133,16 @@ def open_unchanged(file: LocalFile) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def opened(file: LocalFile) -> Generator[int]:
+    """Have the file that was looked at open; see `open_unchanged`."""
+    descriptor = open_unchanged(file)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def check_unchanged(descriptor: int, file: LocalFile) -> None:
