@@ -17,6 +17,8 @@ DEPTH_MAX = 64
 
 _STRUCTURE = b'"[]{}'
 _ELSE = bytes(set(range(256)) - set(_STRUCTURE))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+"""Which bracket it is does not matter to the depth; the parser refuses pairs that do not match."""
 
 
 def loads(
@@ -52,10 +54,10 @@ def _is_shallow(data: bytes, depth_max: int) -> bool:
     # An escaped quote ends no string. Backslashes pair from the left, so those pairs go first.
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     # Two quotes side by side: an empty string, or two strings that nothing separates.
-    left = plain.translate(None, _ELSE).replace(b'""', b"")
+    left = plain.translate(_ONE_KIND, _ELSE).replace(b'""', b"")
     left = b"".join(left.split(b'"')[::2])
     for _ in range(depth_max):
         if not left:
             return True
-        left = left.replace(b"[]", b"").replace(b"{}", b"")
+        left = left.replace(b"[]", b"")  # Every innermost pair, and none around it.
     return not left
