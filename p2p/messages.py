@@ -46,8 +46,11 @@ FOLLOWED_MAX: Final = 64
 _ENTRIES_MAX: Final = 4096
 
 AGENT_PATTERN: Final = re.compile(
-    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}", re.ASCII
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|(?=[^:]{1,254}:)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?)"
+    r":(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])",
+    re.ASCII,
 )
+"""No name that a resolver chokes on, and no port that there is not: strangers write these."""
 BOOT_PATTERN: Final = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
 ZONE_PATTERN: Final = re.compile(r"[0-9A-Za-z._/:-]{0,63}", re.ASCII)
 _BYTES_MAX: Final = 1 << 50

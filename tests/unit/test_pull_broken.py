@@ -7,6 +7,7 @@ from damselfly.agent.holdings import Holdings
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
+from damselfly.agent.resolver import Target
 from damselfly.client.answers import PullRequest
 from damselfly.clock import SystemClock
 from damselfly.errors import LocalProtocolError
@@ -42,7 +43,7 @@ async def test_a_preparation_that_finds_a_bug_fails_by_name() -> None:
     wish = Wish(REF, (), (), ANONYMOUS)
     nobody = cast("Prover", None)
 
-    def begin(_: Wish) -> Pull:
+    def begin(_: Wish, __: Target) -> Pull:
         raise AssertionError("never asked")
 
     preparation = Preparation(wish, WORKSHOP, cast("Holdings", None), nobody, begin)

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from damselfly.agent.accept import PREFIXES_MAX, Accept
+from damselfly.agent.accept import Accept
 from damselfly.agent.config import load_config
 from damselfly.errors import ConfigError, UsageError, explain
+from damselfly.model.prefix import PREFIXES_MAX
 from damselfly.model.ref import Ref
 
 NEEDED = {"agent.listen": "127.0.0.1:7460", "store.path": "/models"}

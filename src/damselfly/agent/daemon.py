@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 from collections.abc import AsyncGenerator
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import uvloop
 
@@ -19,7 +21,8 @@ from damselfly.agent.admin import AdminServer
 from damselfly.agent.advertise import is_loopback
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
-from damselfly.agent.holdings import plan_of
+from damselfly.agent.credentials import CredentialsFile
+from damselfly.agent.holdings import Holdings, plan_of
 from damselfly.agent.kubernetes_targets import KubernetesTargets
 from damselfly.agent.node import Counters, LocalNode
 from damselfly.agent.order_client import OrderClient
@@ -27,6 +30,7 @@ from damselfly.agent.order_desk import OrderDesk
 from damselfly.agent.orders import Orders
 from damselfly.agent.pull import Pull, Workshop
 from damselfly.agent.resolver import Resolver, ref_key
+from damselfly.agent.rights import Rights
 from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
 from damselfly.agent.swarms import Swarms
@@ -58,7 +62,7 @@ from damselfly.p2p.kubernetes.peers import KubernetesPeers
 from damselfly.p2p.membership import Hello
 from damselfly.p2p.messages import AgentID
 from damselfly.p2p.planner import PlannerLimits
-from damselfly.p2p.refs import RefHome
+from damselfly.p2p.refs import RefHome, RefLimits
 from damselfly.p2p.rendezvous import home_of
 from damselfly.p2p.routes import Routes, ServeLimits, Shelf
 from damselfly.p2p.swarm import Source, Surroundings
@@ -222,7 +226,10 @@ class _Agent:
             TransportLimits(pooled_max=asks_max + CANCELS_MAX), self._certificates
         )
         self._homes = Homes(self._boot, self._clock, is_open=False)
-        self._refs = RefHome(is_open=False)
+        self._refs = RefHome(RefLimits(fresh_s=config.origin.fresh_s), is_open=False)
+        file = config.origin.credentials
+        self._credentials = None if file is None else CredentialsFile(file, os.environ)
+        self._rights = Rights(self._credentials, self._work)
         self._kubernetes = _kubernetes(config)
         origin = config.origin
         self._origins = Origins(
@@ -233,6 +240,9 @@ class _Agent:
             ),
             insecure=frozenset(origin.insecure),
         )
+
+    async def _work(self, function: "partial[Any]") -> Any:  # noqa: ANN401  As it comes.
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, function)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen, and take part until `stop` is set."""
@@ -298,14 +308,35 @@ class _Agent:
         config, store = self._config, self._store
         swarms = Swarms(self._surroundings(agents), tasks)
         resolver = Resolver(
-            self._origins, agents, self._talk, self._refs, self._clock, store.manifest
+            self._origins,
+            agents,
+            self._talk,
+            self._refs,
+            self._clock,
+            store.manifest,
+            rights=self._rights,
+            known=Holdings(store).whole,
         )
         shop = Workshop(
-            store, self._origins, resolver, swarms, self._workers, self._clock, self._readers
+            store,
+            self._origins,
+            resolver,
+            swarms,
+            self._workers,
+            self._clock,
+            readers=self._readers,
+            rights=self._rights,
         )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(
-            config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates
+            config,
+            shop,
+            agents,
+            self._counters,
+            tasks,
+            self._pull_ended,
+            self._certificates,
+            self._credentials,
         )
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(

@@ -12,13 +12,16 @@ Rule 2: **a pin is checked, and no way in.** Whoever makes pods may name any ref
 a pin alone names an artifact only where this node has found the ref to be that artifact before;
 else the ref is resolved as if there were no pin, and what it is found to be is held against it.
 
-Rule 3: when the origin cannot be reached, what the ref last was here serves who is believed.
+Rule 3: what was proved is what is read: at the ref itself or below it, whatever a plan says that
+peers told, the same plan, and with the same credentials. None of the agent's own are ever shown.
+
+Rule 4: when the origin cannot be reached, what the ref last was here serves who is believed.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from damselfly.agent.holdings import Choice, Holdings, Shown
@@ -66,8 +69,9 @@ class Preparation:
         shop: Workshop,
         holdings: Holdings,
         prover: Prover,
-        begin: Callable[[Wish], Pull],
+        begin: Callable[[Wish, Target], Pull],
     ) -> None:
+        assert not wish.access.is_own, "a pod has its own credentials, or none"
         self.wish = wish
         self.ended = asyncio.Event()
         self.outcome: Shown | None = None
@@ -149,11 +153,17 @@ class Preparation:
         except OriginUnavailableError as exc:
             return await self._last_held(exc)
         self.resolved_s = self._shop.clock.monotonic_s()
-        await self._prover.prove(source.unpinned, target.plan, wish.access)
+        place = source.place_of(target.plan.ref)
+        if not source.leads_to(place):
+            # A directory that was redirected, or a plan that somebody made up: the ref tells which.
+            own = source.unpinned
+            place = own.as_directory if place.is_directory else own
+        target = replace(target, place=place)
+        await self._prover.prove(source.unpinned, target.plan, place, wish.access)
         await self._check_pin(target)
         of_plan = partial(holdings.of_plan, source, target, wish.choice)
         shown = await self._shop.work(of_plan)
-        return shown if shown is not None else await self._pulled(source)
+        return shown if shown is not None else await self._pulled(source, target)
 
     async def _check_pin(self, target: Target) -> None:
         """Refuse what is surely something else before it is pulled."""
@@ -168,9 +178,10 @@ class Preparation:
                 f"{ref.unpinned.safe} is {known} now, and was never {ref.pin} on this node"
             )
 
-    async def _pulled(self, source: Ref) -> Shown:
+    async def _pulled(self, source: Ref, target: Target) -> Shown:
         wish = self.wish
-        pull = self._pull = self._begin(Wish(source, wish.include, wish.exclude, wish.access))
+        same = Wish(source, wish.include, wish.exclude, wish.access)
+        pull = self._pull = self._begin(same, target)
         with pull.watched():
             await pull.ended.wait()
         if pull.failure is not None:

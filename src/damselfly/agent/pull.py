@@ -10,10 +10,10 @@ finds ends that pull and no more (`LocalProtocolError`).
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from typing import TypeVar
 from damselfly.agent.checking import Checker
 from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
+from damselfly.agent.rights import Rights
 from damselfly.agent.swarms import Swarms
 from damselfly.cache.report import ArtifactState
 from damselfly.cache.store import Ingest, Store
@@ -63,6 +64,7 @@ class Workshop:
     clock: Clock
     readers: Executor | None = None
     """For reading whole files back, which would hold up what lands; None: the workers do it."""
+    rights: Rights = field(default_factory=Rights)
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
@@ -72,11 +74,17 @@ class Workshop:
 class Pull:
     """A pull that runs, or has ended. Belongs to one event loop.
 
-    `run` is its task; `ended` is set when `outcome` or `failure` is there.
+    `run` is its task; `ended` is set when `outcome` or `failure` is there. With a `target` nothing
+    is found out again: what was proved to somebody is what is read.
     """
 
     def __init__(
-        self, request: PullRequest, ref: Ref, workshop: Workshop, access: Access = ANONYMOUS
+        self,
+        request: PullRequest,
+        ref: Ref,
+        workshop: Workshop,
+        access: Access = ANONYMOUS,
+        target: Target | None = None,
     ) -> None:
         self.request = request
         self.ref = ref
@@ -89,6 +97,7 @@ class Pull:
         self.watcher_count = 0
         self._workshop = workshop
         self._access = access
+        self._target = target
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"
         self._plan: Plan | None = None
@@ -183,7 +192,10 @@ class Pull:
 
     async def _pull(self) -> Pulled:
         shop = self._workshop
-        target = await shop.resolver.resolve(self.ref, self._access)
+        target = self._target
+        if target is None:
+            age_s_max = self.request.age_s_max
+            target = await shop.resolver.resolve(self.ref, self._access, age_s_max)
         plan = target.plan
         files = self._select(plan)
         self._plan = plan
@@ -243,7 +255,7 @@ class Pull:
         if manifest is None:
             return target
         self.artifact = artifact
-        return Target(target.plan, manifest, target.is_shared)
+        return replace(target, manifest=manifest)
 
     async def _fetch(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         shop = self._workshop
@@ -255,14 +267,17 @@ class Pull:
             self._bytes_from_store = _bytes_of(plan, found & self._wanted)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
+        place = target.place or self.ref.place_of(plan.ref)
+        # Not that of the place: a plan may come from a peer, and name a file of this machine.
         origin = shop.origins.for_ref(self.ref)
-        place = Ref.parse(plan.ref)
-        access = self._access if self.ref.is_trusted_with(place) else ANONYMOUS
 
-        def open_span(
+        @asynccontextmanager
+        async def open_span(
             file: PlannedFile, start: int, stop: int
-        ) -> AbstractAsyncContextManager[OriginStream]:
-            return origin.open(place, file, start, stop, access)
+        ) -> AsyncGenerator[OriginStream]:
+            access = await shop.rights.shown(self.ref, self._access, place)
+            async with origin.open(place, file, start, stop, access) as stream:
+                yield stream
 
         async with shop.swarms.pulling(
             name,
@@ -315,7 +330,7 @@ class Pull:
         is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
         self.shown = Shown(artifact, None if is_whole else files, plan.ref)
         view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
-        ref = self.ref.unpinned
+        ref = self.ref.unpinned.named
         is_part = len(manifest.files) < len(plan.files)
         revision = revision_of(plan.id, self._choice if is_part else None)
         await shop.work(partial(store.remember, str(ref), revision, artifact))

@@ -507,6 +507,28 @@ class OriginSettings:
             show=",".join,
         ),
     ] = ()
+    fresh_s: Annotated[
+        float,
+        Setting(
+            "--origin-fresh",
+            "DURATION",
+            parse_seconds,
+            "how long what a ref was found to be is believed, by all agents: a branch, a tag or a"
+            " directory may be another tomorrow, a commit or a digest is asked for once",
+            show="{:g}s".format,
+        ),
+    ] = 60.0
+    credentials: Annotated[
+        Path | None,
+        Setting(
+            "--credentials",
+            "FILE",
+            _path,
+            "a TOML file of what the agent shows to origins when it asks for itself, by prefix of"
+            " the ref; read again when it changes, and never for pods",
+            absent="none",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from damselfly.agent.holds import Holds
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
+from damselfly.agent.resolver import Target
 from damselfly.agent.settings import VolumeSettings
 from damselfly.agent.watch import watched
 from damselfly.client.answers import (
@@ -76,7 +77,7 @@ class Volumes:
         self,
         settings: VolumeSettings,
         shop: Workshop,
-        begin: Callable[[Wish], Pull],
+        begin: Callable[[Wish, Target], Pull],
         tasks: asyncio.TaskGroup,
         limits: VolumeLimits | None = None,
     ) -> None:

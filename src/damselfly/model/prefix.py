@@ -6,8 +6,8 @@ whatever its revision: `hf://org/name` has `hf://org/name@main` below it and eve
 the repository, also those of somebody's pull request (`refs/pr/N`), which the hub keeps in there.
 A rule that wants one revision says so: `hf://org/name@main`.
 
-A prefix is kept in the form that parsed refs have (`model/ref.py`): else it would never match. It is
-no place for secrets, so one with a query or a user name is refused, and is not repeated.
+A prefix is kept in the form that parsed refs have (`model/ref.py`): else it would never match. It
+is no place for secrets, so one with a query or a user name is refused, and is not repeated.
 """
 
 import re

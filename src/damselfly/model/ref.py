@@ -11,8 +11,8 @@
 
 `str(ref)` is canonical: scheme and host in lower case, no default port, `.` and `..` resolved, the
 path percent-encoded in one way. A ref may carry a presigned query; `safe` is the form for logs and
-errors, and `named` the one for peers and the store. Credentials in a ref are refused: refs travel to
-peers, and end up in shell histories.
+errors, and `named` the one for peers and the store. Credentials in a ref are refused: refs travel
+to peers, and end up in shell histories.
 """
 
 import posixpath

@@ -28,9 +28,14 @@ class OriginLimits:
     again for a few hundred bytes: one that trickles is never silent, and nothing else ends it."""
     page_s: float = 300.0
     """For a listing, an index or a header: the largest there may be at 2 Mbit/s."""
+    resolve_s: float = 900.0
+    """For finding out what a ref is, all of it: 100,000 files by one request of 0.1 s each, 16 at a
+    time. No single request is slow where a server leads us on for ever."""
     redirects_max: int = 8
     listing_bytes_max: int = 8 << 20
     """About 50,000 entries of one directory."""
+    listings_bytes_max: int = 64 << 20
+    """Of all directories of an artifact."""
     index_bytes_max: int = 64 << 20
     directory_depth_max: int = 16
     directories_max: int = 2_000

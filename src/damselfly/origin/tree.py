@@ -183,10 +183,15 @@ def plan_file(file: LocalFile) -> PlannedFile:
 
     Raises:
         HeaderError: it is a safetensors file with a header that breaks the rules.
+        ManifestError: it is bigger than any artifact.
         OriginChangedError: it changes meanwhile.
     """
+    try:
+        lengths = chunker.cut(file.size)
+    except ManifestError as exc:
+        raise ManifestError(f"looking at {file.location}") from exc
     if not chunker.is_safetensors(file.path):
-        return PlannedFile(file.path, chunker.cut(file.size), file.version)
+        return PlannedFile(file.path, lengths, file.version)
     descriptor = open_unchanged(file)
     try:
         head = bytearray(min(HEADER_GUESS_BYTES, file.size))

@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 _READ_BUFFER_BYTES = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", re.ASCII)
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_LATER = frozenset({408, 425, 429})
 _RANGELESS_MAX = 256
@@ -153,7 +154,7 @@ class Web:
             async with self._asked("HEAD", url, {}, access, doing) as answer:
                 length = answer.headers.get("Content-Length", "")
                 # A size of 0 is believed only from a GET: some servers say it in any HEAD.
-                if answer.status == 200 and length.isdecimal() and length.strip("0"):
+                if answer.status == 200 and _LENGTH.fullmatch(length) and length.strip("0"):
                     return _measured(answer, int(length))
                 # Servers that do not care for HEAD say so in many ways; these mean something.
                 if answer.status in {404, 410, 500, 502, 503, 504} | _RETRY_LATER:
@@ -332,7 +333,9 @@ class Web:
             try:
                 target = _redirected(answer, place, doing) if follows else None
                 if target is None:
-                    if answer.headers.get("Content-Encoding", "identity") != "identity":
+                    # The page of an error is not read; what it says is its status.
+                    is_coded = answer.headers.get("Content-Encoding", "identity") != "identity"
+                    if is_coded and answer.status < 400:
                         raise RemoteProtocolError(f"{doing}: the origin insists on compressing it")
                     return answer
             except DamselflyError:
@@ -431,6 +434,11 @@ class HTTPStream:
         self._stop = stop
         self._asked_s = asked_s
 
+    @property
+    def is_html(self) -> bool:
+        """Whether the server calls it a page."""
+        return self._body.is_html
+
     async def readinto(self, view: memoryview) -> None:
         """Fill `view` with the next bytes; see `OriginStream`."""
         assert len(view) <= self._stop - self._body.position, "reading past the end of the span"
@@ -469,6 +477,7 @@ class _Body:
         self._start = position
         self._stop = stop
         self._answer = answer
+        self.is_html = answer.content_type == "text/html"
         self._rest = memoryview(b"")
         self._low_water = LowWater(_socket_of(answer))
         # A body may be shorter than its range says, and its connection be kept all the same.
@@ -608,7 +617,7 @@ def _range_of(
     """Read which bytes the body is: first, last, and the size of the file, as far as it is said."""
     if answer.status == 200:
         length = answer.headers.get("Content-Length", "")
-        size = int(length) if length.isascii() and length.isdecimal() else None
+        size = int(length) if _LENGTH.fullmatch(length) else None
         return 0, None, size
     if answer.status not in {206, 416}:
         return None, None, None
