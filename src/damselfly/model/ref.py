@@ -108,10 +108,8 @@ class Ref:
 
         The plan of a ref may come from others, and lead anywhere.
         """
-        if self.scheme == place.scheme == "hf" and self.path == "/":
-            # A model without an organisation: at a revision it is spelt `hf://models/NAME@REV`.
-            is_there = place.netloc == "models" and place.path.startswith(f"/{self.netloc}@")
-            return is_there or place == self.unpinned
+        if self.scheme == place.scheme == "hf":
+            return _hub_owner(self) == _hub_owner(place)
         is_as_safe = place.scheme in {self.scheme, "https"}
         return place.netloc == self.netloc and is_as_safe
 
@@ -150,6 +148,13 @@ class Ref:
 
     def __str__(self) -> str:
         return self.location + (f"#{self.pin}" if self.pin else "")
+
+
+def _hub_owner(ref: Ref) -> tuple[str, str]:
+    """What kind of repository an `hf://` ref names, and whose: `models/` may be left out."""
+    names = [ref.netloc, *ref.path.strip("/").split("/")]
+    kind = names.pop(0) if names[0] in {"models", "datasets", "spaces"} else "models"
+    return kind, names[0].partition("@")[0] if names else ""
 
 
 def _safe(text: str) -> str:
