@@ -325,11 +325,15 @@ async def test_an_address_that_expires_in_the_middle_is_unavailability_and_goes_
     data = bytearray(file.bytes)
     position = 0
 
-    with pytest.raises(OriginUnavailableError) as caught:
+    async def read_on() -> None:
+        nonlocal position
         async with origin.open(ref, file, 0, file.bytes) as stream:
             while position < file.bytes:
                 await stream.readinto(memoryview(data)[position : position + 100_000])
                 position += 100_000
+
+    with pytest.raises(OriginUnavailableError) as caught:
+        await read_on()
     async with origin.open(ref, file, position, file.bytes) as stream:
         await stream.readinto(memoryview(data)[position:])
 
