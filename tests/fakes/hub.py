@@ -105,6 +105,12 @@ class Hub:
         self.stall_after: int | None = None
         self.refuse_with: list[int] = []
         """What the other host answers to the next requests, instead of bytes."""
+        self.refused_objects: set[str] = set()
+        """What the other host does not take."""
+        self.held: threading.Event | None = None
+        """Objects are taken only once it is set."""
+        self.is_held = threading.Event()
+        """Somebody waits for that."""
         self.busy: list[dict[str, str]] = []
         """The headers of 429s that the hub answers next."""
         self.tampered: Callable[[str, web.Response], web.Response | None] = lambda _, __: None
@@ -335,6 +341,11 @@ class Hub:
         sha256 = request.path.rpartition("/")[2]
         if request.method == "PUT":
             data = await request.read()
+            if self.held is not None:
+                self.is_held.set()
+                await asyncio.to_thread(self.held.wait)
+            if sha256 in self.refused_objects:
+                return web.Response(status=403)
             if sha256_of(data) != sha256:
                 return web.Response(status=400)
             self.objects[sha256] = data

@@ -213,8 +213,8 @@ class HubDestination:
         """Tell what the hub's client reports, without any text of its own that has addresses."""
         try:
             yield
-        except DamselflyError:
-            raise
+        except (DamselflyError, AssertionError, AttributeError, TypeError):
+            raise  # Ours, in two senses.
         except Exception as exc:  # noqa: BLE001, RUF100  Whatever it raises: none may be shown.
             raise self._error(exc, doing, has_token=has_token) from None
 
@@ -256,6 +256,7 @@ class HubDestination:
 def _library() -> ModuleType:
     try:
         import huggingface_hub  # noqa: PLC0415  An extra, and slow to import.
+        import huggingface_hub.utils  # noqa: PLC0415
     except ImportError as exc:
         raise UsageError(
             "pushing to the hub needs huggingface_hub: pip install 'damselfly[hf]'"
