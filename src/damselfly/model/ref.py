@@ -39,7 +39,7 @@ _PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLACED = frozenset({"hf", "s3", "gs", "az"})
 _WEB = frozenset({"http", "https"})
-_KINDS_OF_REPOSITORY = frozenset({"datasets", "spaces"})
+_HUB_KINDS = ("models", "datasets", "spaces")
 _NAMED = re.compile(r"blake3=[0-9a-f]{64}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -151,10 +151,8 @@ class Ref:
         The plan of a ref may come from others, and lead anywhere: the same host of the web, the
         same bucket, the same repository are trusted, and nothing else.
         """
-        if self.scheme == place.scheme == "hf" and self.path == "/":
-            # A model without an organisation: at a revision it is spelt `hf://models/NAME@REV`.
-            is_there = place.netloc == "models" and place.path.startswith(f"/{self.netloc}@")
-            return is_there or place == self.unpinned
+        if self.scheme == place.scheme == "hf":
+            return place._repository[0] == self._repository[0]
         if place.netloc != self.netloc:
             return False
         if self.scheme in _WEB:
@@ -165,8 +163,6 @@ class Ref:
         """Whether `place` is this ref or lies below it, so that who may read it has proved this."""
         if not self.is_trusted_with(place) or place.query != self.query:
             return False
-        if self.path == "/" and self.scheme == "hf":
-            return True  # All of one repository.
         if self.is_immutable and place._repository[1] != self._repository[1]:
             return False
         ours, theirs = self._repository[2], place._repository[2]
@@ -179,11 +175,7 @@ class Ref:
         Elsewhere than on hubs and registries everything is where.
         """
         if self.scheme == "hf":
-            depth = 3 if self.netloc in _KINDS_OF_REPOSITORY else 2
-            names = self.path.split("/")
-            head, rest = "/".join(names[:depth]), "/".join(names[depth:])
-            repository, _, revision = head.partition("@")
-            return repository, revision, f"/{rest}"
+            return _on_hub(self)
         if self.scheme == "oci":
             before, slash, last = self.path.rstrip("/").rpartition("/")
             match = re.match(r"[^:@]*", last)
@@ -226,6 +218,15 @@ class Ref:
 
     def __str__(self) -> str:
         return self.location + (f"#{self.pin}" if self.pin else "")
+
+
+def _on_hub(ref: Ref) -> tuple[str, str, str]:
+    # The same rules as `HubRef.of`, which also says what no repository may be called.
+    names = [name for name in [ref.netloc, *ref.path.split("/")] if name]
+    kind = names.pop(0) if names[0] in _HUB_KINDS and len(names) > 1 else _HUB_KINDS[0]
+    taken = 1 if "@" in names[0] or len(names) == 1 else 2
+    repository, _, revision = "/".join(names[:taken]).partition("@")
+    return f"{kind}/{repository}", revision, "/" + "/".join(names[taken:])
 
 
 def _safe(text: str) -> str:

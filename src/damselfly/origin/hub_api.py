@@ -6,6 +6,7 @@ What goes wrong is told with what to do about it, because "401" sends people loo
 
 import re
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 from yarl import URL
@@ -172,7 +173,7 @@ class HubAPI:
         listed = await decoded(answer.body, doing)
         if type(listed) is not list:
             raise RemoteProtocolError(f"{doing}: the hub lists nothing")
-        for item in listed:
+        for item in cast("list[object]", listed):
             fields = fields_of(item, doing)
             path = fields.get("path")
             if type(path) is not str:
