@@ -161,7 +161,7 @@ def test_names_passwords_and_tokens_are_read(tmp_path: Path) -> None:
 def test_a_helper_is_not_run_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = {"auths": {"h": {}}, "credsStore": "desktop"}
+    config: dict[str, object] = {"auths": {"h": {}}, "credsStore": "desktop"}
 
     assert found(tmp_path, config, "h") == ANONYMOUS
     assert [record.message for record in caplog.records] == ["registry.helper_not_run"]
