@@ -64,6 +64,7 @@ class FakeRegistry:
         default_factory=dict[tuple[str, str], tuple[str, bytes]]
     )
     sessions: dict[str, bytearray] = field(default_factory=dict[str, bytearray])
+    sessions_begun: int = 0
     tokens: dict[str, str] = field(default_factory=dict[str, str])
     """What each token is for: a scope."""
     asked: list[Asked] = field(default_factory=list[Asked])
@@ -237,7 +238,8 @@ class FakeRegistry:
         self, request: web.Request, repository: str, number: str
     ) -> web.StreamResponse:
         if request.method == "POST":
-            number = f"s{len(self.sessions)}"
+            number = f"s{self.sessions_begun}"
+            self.sessions_begun += 1
             self.sessions[number] = bytearray()
             return self._session_state(repository, number, 202)
         session = self.sessions.get(number)

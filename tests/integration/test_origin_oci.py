@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -11,23 +14,29 @@ from aiohttp import web
 from damselfly.errors import (
     DigestMismatchError,
     ManifestError,
+    OriginChangedError,
     OriginDeniedError,
     OriginNotFoundError,
     RemoteProtocolError,
     UnsupportedFormatError,
     UsageError,
+    explain,
 )
 from damselfly.model.manifest import Manifest
 from damselfly.model.paths import MANIFEST_NAME
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
+from damselfly.origin import bearer
 from damselfly.origin.access import ANONYMOUS, OWN, Access
+from damselfly.origin.bearer import PULL, Asking, Tokens
 from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.oci_manifest import OWN_MANIFEST_TYPE
+from damselfly.origin.oci_name import OCIName
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.push import push
 from damselfly.origin.registry import Origins
 from damselfly.origin.tree import plan_file, walk
+from damselfly.origin.web import Web
 from tests.fakes.registry import INDEX, FakeRegistry, sha256
 from tests.integration.origin_servers import weights, write_model
 
@@ -437,6 +446,115 @@ async def test_a_registry_that_names_no_usable_token_service_is_refused(
         await origin.resolve(ref_of(registry), USER)
 
     assert registry.asked_for_tokens == []
+
+
+async def test_a_token_is_renewed_before_its_end_and_not_by_being_refused(
+    registry: FakeRegistry, origin: OCIOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.wants, registry.token_lives_s = "bearer", 300
+    registry.add_model("org/model", "v1", {"a": b"a"})
+    plan = (await origin.resolve(ref_of(registry))).plan
+    now_s = time.monotonic()
+
+    async def read_after(seconds: float) -> int:
+        clock = SimpleNamespace(monotonic=lambda: now_s + seconds)
+        monkeypatch.setattr(bearer, "time", clock)
+        await read(origin, plan, 0)
+        return len(registry.asked_for_tokens)
+
+    assert await read_after(280) == 1
+    assert await read_after(295) == 2
+    assert [each.status for each in registry.asked].count(401) == 1
+
+
+async def test_a_password_is_never_sent_in_plain_http_for_a_registry_that_is_not() -> None:
+    web_ = Web(OriginLimits())
+    name = OCIName("registry.test", "org/model")
+    asking = Asking("https://registry.test", name, PULL, USER)
+
+    with pytest.raises(OriginDeniedError, match="plain HTTP"):
+        await Tokens(web_).renewed(asking, ANONYMOUS, 'Bearer realm="http://auth.test/token"')
+
+    await web_.close()
+
+
+async def test_tokens_are_kept_for_so_many_and_no_more() -> None:
+    web_ = Web(OriginLimits())
+    tokens = Tokens(web_)
+    askers = [
+        Asking("https://h", OCIName("h", f"m{number}"), PULL, ANONYMOUS) for number in range(300)
+    ]
+    for asking in askers:
+        tokens.accepted(asking, ANONYMOUS)
+
+    assert not tokens.knows(askers[0])
+    assert tokens.knows(askers[-1])
+    await web_.close()
+
+
+async def test_what_is_planned_and_is_not_there_proves_nothing(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.add_model("org/model", "v1", {"a.bin": b"aaa", "empty": b""})
+    plan = (await origin.resolve(ref_of(registry))).plan
+    place, (file, empty) = Ref.parse(plan.ref), plan.files
+    await origin.prove(place, file, ANONYMOUS)
+    await origin.prove(place, empty, ANONYMOUS)
+
+    with pytest.raises(OriginChangedError):
+        await origin.prove(place, replace(file, lengths=(4,)), ANONYMOUS)
+    registry.blobs.clear()
+    for gone in (file, empty):
+        with pytest.raises(OriginNotFoundError):
+            await origin.prove(place, gone, ANONYMOUS)
+
+
+async def test_a_page_where_a_layer_was_proves_nothing(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.add_model("org/model", "v1", {"a.bin": b"aaa"})
+    plan = (await origin.resolve(ref_of(registry))).plan
+
+    async def log_in_first(request: web.Request) -> web.StreamResponse:
+        """What answers for a registry that wants a person to log in."""
+        page = web.StreamResponse(headers={"Content-Type": "text/html"})
+        page.enable_chunked_encoding()
+        await page.prepare(request)
+        if request.method != "HEAD":
+            await page.write(b"<html>" * 10)
+        return page
+
+    registry.hook = log_in_first
+
+    with pytest.raises((OriginDeniedError, RemoteProtocolError)):
+        await origin.prove(Ref.parse(plan.ref), plan.files[0], ANONYMOUS)
+
+
+async def test_no_secret_is_in_a_log_an_error_or_a_plan(
+    registry: FakeRegistry, origin: OCIOrigin, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    registry.wants, registry.redirects_blobs = "bearer", True
+    registry.opens_to_anybody = False
+    registry.add_model("org/model", "v1", FILES)
+    told: list[str] = []
+    plan = (await origin.resolve(ref_of(registry), USER)).plan
+    await pulled(origin, plan, USER)
+    registry.users.clear()
+    registry.tokens.clear()
+    for failing in (
+        origin.resolve(ref_of(registry), USER),
+        origin.prove(Ref.parse(plan.ref), plan.files[0], USER),
+        read(origin, plan, 0, USER),
+        origin.resolve(ref_of(registry), Access.of(token="SECRET-TOKEN")),
+    ):
+        with pytest.raises(OriginDeniedError) as caught:
+            await failing
+        told += [explain(caught.value), repr(caught.value)]
+
+    text = "\n".join([*told, caplog.text, plan.canonical().decode(), repr(origin)])
+    for secret in ("SECRET", "token-1", "SIGNED"):
+        assert secret not in text
 
 
 # --- trouble --------------------------------------------------------------------------------------

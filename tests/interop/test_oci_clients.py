@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
-import oras.client
+import oras.client  # type: ignore[import-untyped]
 import pytest
 
 from damselfly.errors import UnsupportedFormatError
@@ -41,11 +42,25 @@ def access_to(registry: FakeRegistry) -> Access:
     return USER if registry.wants == "bearer" else ANONYMOUS
 
 
-def client_of(registry: FakeRegistry) -> oras.client.OrasClient:
-    client = oras.client.OrasClient(hostname=registry.host, insecure=True)
-    if registry.wants == "bearer":
+def client_of(registry: FakeRegistry) -> Any:
+    kind = "basic" if registry.wants == "basic" else "token"
+    client: Any = oras.client.OrasClient(hostname=registry.host, insecure=True, auth_backend=kind)
+    if registry.wants != "nothing":
         client.auth.set_basic_auth("ada", "SECRET-OF-ADA")
     return client
+
+
+async def push_by_oras(registry: FakeRegistry, *places: Path) -> None:
+    # The client keeps the token that it got for looking, which is none for pushing.
+    wants = registry.wants
+    registry.wants = "basic" if wants == "bearer" else wants
+    await asyncio.to_thread(
+        client_of(registry).push,
+        target=f"{registry.host}/org/model:v1",
+        files=[str(place) for place in places],
+        disable_path_validation=True,
+    )
+    registry.wants = wants
 
 
 async def test_files_that_oras_pushed_are_pulled(
@@ -54,12 +69,7 @@ async def test_files_that_oras_pushed_are_pulled(
     files = {"a.bin": b"a" * 100_000, "config.json": b"{}"}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    await asyncio.to_thread(
-        client_of(registry).push,
-        target=f"{registry.host}/org/model:v1",
-        files=[str(tmp_path / name) for name in files],
-        disable_path_validation=True,
-    )
+    await push_by_oras(registry, *(tmp_path / name for name in files))
 
     access = access_to(registry)
     resolved = await origin.resolve(Ref.parse(f"oci://{registry.host}/org/model:v1"), access)
@@ -72,15 +82,10 @@ async def test_a_directory_that_oras_packed_is_refused_by_name(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_bytes(b"a")
-    await asyncio.to_thread(
-        client_of(registry).push,
-        target=f"{registry.host}/org/model:v1",
-        files=[str(tmp_path / "folder")],
-        disable_path_validation=True,
-    )
+    await push_by_oras(registry, tmp_path / "folder")
+    ref = Ref.parse(f"oci://{registry.host}/org/model:v1")
 
     with pytest.raises(UnsupportedFormatError) as caught:
-        ref = Ref.parse(f"oci://{registry.host}/org/model:v1")
         await origin.resolve(ref, access_to(registry))
 
     assert "folder" in str(caught.value.__cause__)

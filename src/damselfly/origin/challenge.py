@@ -25,10 +25,10 @@ class Challenge:
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """Read the header, up to where it makes no sense any more."""
+    """Read the header, up to where it makes no sense any more; a huge one makes none at all."""
     found: list[tuple[str, dict[str, str]]] = []
     position = 0
-    while match := _PART.match(header[:_CHARS_MAX], position):
+    while len(header) <= _CHARS_MAX and (match := _PART.match(header, position)):
         position = match.end()
         if match["scheme"] is not None:
             found.append((match["scheme"].lower(), {}))

@@ -72,7 +72,7 @@ def _entry(
     if registry in _DOCKER_KEYS:
         wanted = [f"{key}/{repository}" for key in _DOCKER_KEYS]
     best, found = "", None
-    for key, value in _fields(config.get("auths") or {}, "auths").items():
+    for key, value in _section(config, "auths").items():
         place = key.partition("://")[2] or key
         place = place.rstrip("/").removesuffix("/v1").removesuffix("/v2")
         is_of = any(each == place or each.startswith(f"{place}/") for each in wanted)
@@ -100,13 +100,18 @@ def _access(entry: Mapping[str, object]) -> Access:
 
 
 def _has_helper(config: Mapping[str, object], registry: str) -> bool:
-    helpers = _fields(config.get("credHelpers") or {}, "credHelpers")
+    helpers = _section(config, "credHelpers")
     return bool(config.get("credsStore")) or registry in helpers
 
 
 def _text(entry: Mapping[str, object], key: str) -> str | None:
     value = entry.get(key)
     return canonical.expect(value, str, key) if value is not None else None
+
+
+def _section(config: Mapping[str, object], key: str) -> dict[str, object]:
+    value = config.get(key)
+    return {} if value is None else _fields(value, key)
 
 
 def _fields(value: object, what: str) -> dict[str, object]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from urllib.parse import quote, urljoin, urlsplit
 
 from damselfly.errors import (
+    DamselflyError,
     OriginBusyError,
     OriginDeniedError,
     OriginUnavailableError,
@@ -67,6 +68,7 @@ class BlobSession:
         """Whether `_offset` is what the registry has of it."""
         self._is_astray = False
         self._told = 0
+        self._unreadable: DamselflyError | None = None
 
     async def run(self) -> None:
         """Bring the blob there, if it is not.
@@ -76,15 +78,17 @@ class BlobSession:
             OriginDeniedError, OriginUnavailableError, UsageError: as their names say.
         """
         while True:
-            before = self._offset
+            before = self._told
             try:
                 if await self._step():
                     self._reached(self._blob.size)
                     return
             except OriginUnavailableError as exc:
+                if self._unreadable is not None:
+                    raise self._unreadable from None
                 self._is_sure = False
                 await self._patience.wait(exc)
-            if self._offset > before:
+            if self._told > before:
                 self._patience.progressed()
 
     async def _step(self) -> bool:
@@ -187,8 +191,12 @@ class BlobSession:
 
     def _parts(self, start: int, stop: int) -> AsyncIterable[bytes]:
         async def read() -> AsyncGenerator[bytes]:
-            for at in range(start, stop, READ_BYTES):
-                yield await self._read(at, min(at + READ_BYTES, stop))
+            try:
+                for at in range(start, stop, READ_BYTES):
+                    yield await self._read(at, min(at + READ_BYTES, stop))
+            except DamselflyError as exc:
+                self._unreadable = exc  # Who sends it knows only that it broke.
+                raise
 
         return read()
 
@@ -211,14 +219,17 @@ class BlobSession:
         self._place = place.partition("#")[0]
 
     def _stop_of(self, answer: Answer, otherwise: int) -> int:
-        """How many bytes the registry has. It says `0-0` of one byte, and of none."""
+        """How many bytes the registry has."""
         match = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
         if match is None:
             return otherwise
         last = int(match[1])
-        if last >= self._blob.size:
+        if last >= max(self._blob.size, 1):
             raise RemoteProtocolError(f"{self._doing('sending')}: it has more than was sent")
-        return last + 1 if last else min(otherwise, 1)
+        if last == 0 and otherwise == 0:
+            # It says the same of one byte as of none: of one, where a part from 0 on was refused.
+            return min(1 if self._is_astray else 0, self._blob.size)
+        return min(last + 1, self._blob.size)
 
     def _reached(self, offset: int) -> None:
         if offset > self._told:

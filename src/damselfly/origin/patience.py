@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from damselfly.errors import OriginBusyError, OriginUnavailableError
 
 TRIES_MAX = 8
-"""In a row, without any progress: with the waits below about a minute and a half."""
+"""In a row, without any progress: with the waits below about a minute and a half. Who says when to
+come back is not one that fails."""
 BACK_OFF_S = 0.5
 BACK_OFF_MAX_S = 30.0
 PATIENCE_S = 900.0
@@ -35,8 +36,9 @@ class Patience:
         Raises:
             OriginUnavailableError: `error`, where patience is at its end.
         """
-        self._tries += 1
         asked_s = error.retry_after_s if isinstance(error, OriginBusyError) else None
+        if asked_s is None or asked_s < 1:
+            self._tries += 1
         back_off_s = min(BACK_OFF_MAX_S, BACK_OFF_S * 2.0**self._tries)
         delay_s = back_off_s * self._random.uniform(0.5, 1.0)
         if asked_s is not None:
