@@ -107,7 +107,7 @@ def shelf() -> Generator[type[_Shelf]]:
     _Shelf.error, _Shelf.surplus, _Shelf.waits, _Shelf.threads = None, b"", None, set()
     yield _Shelf
     for name in ("shelf", "mem2"):
-        fsspec.registry._registry.pop(name, None)
+        importlib.import_module("fsspec.registry")._registry.pop(name, None)
 
 
 @contextlib.contextmanager
