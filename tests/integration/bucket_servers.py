@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import importlib
+import io
 import os
 import socket
 import subprocess
@@ -15,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import botocore.session
 from aiohttp import web
-from botocore.config import Config
 from yarl import URL
 
 PATIENCE_S = 60.0
@@ -59,14 +59,15 @@ def s3_server(log: Path) -> Generator[str]:
 
 def stranger(address: str, key_id: str = KEY_ID, secret: str = SECRET) -> Any:
     """The stock client of S3, which shares nothing with ours."""
-    session = botocore.session.Session()
+    session: Any = importlib.import_module("botocore.session").Session()  # It has no types.
+    config: Any = importlib.import_module("botocore.config").Config
     return session.create_client(
         "s3",
         region_name="us-east-1",
         endpoint_url=address,
         aws_access_key_id=key_id,
         aws_secret_access_key=secret,
-        config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
+        config=config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
     )
 
 
@@ -155,7 +156,7 @@ class Front:
             request.method,
             URL(self.backend + request.raw_path, encoded=True),
             headers=headers,
-            data=body or None,
+            data=io.BytesIO(body) if body else None,
             allow_redirects=False,
         ) as came:
             data = await came.read()

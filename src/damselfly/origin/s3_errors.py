@@ -22,7 +22,16 @@ from damselfly.origin.web import Answer
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
 _RETRY_AFTER_S_MAX = 3600.0
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "Throttling"})
-_LATER = frozenset({"InternalError", "RequestTimeout", "OperationAborted"})
+_LATER = frozenset(
+    {
+        "BadDigest",  # What came is not what was sent.
+        "IncompleteBody",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "XAmzContentSHA256Mismatch",
+    }
+)
 _KEYS_ARE_STALE = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"}
 )
