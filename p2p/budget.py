@@ -1,4 +1,4 @@
-"""The budget of an origin's host: how often, and how much, all agents together may read there. Pure.
+"""The budget of an origin's host: how often and how much all agents together may read. Pure.
 
 Theory of operation
 -------------------
@@ -17,8 +17,8 @@ arrival, because clocks differ.
 Rule 2. A slot is used once, within `lent_s` of its moment, or is lost. One that is handed back goes
 to the next who asks, and keeps its end. So in any T seconds no more than
 `burst + rate (T + lent_s)` requests leave, whatever gets lost.
-Rule 3. Fairness: an agent whose moment is still to come gets nothing more, and gets at most its part
-of `turn_s` at once. Everybody waits for one turn of each other, and who is idle holds nothing.
+Rule 3. Fairness: an agent whose moment is still to come gets nothing more, and at most its part of
+`turn_s` at once. Everybody waits for one turn of each other, and who is idle holds nothing.
 Rule 4. State is soft. A home that begins has empty buckets, and learns of rests from who asks. A
 member drops what another home lent it. Two homes at a time lend twice the rate, for as long as
 views differ.
@@ -101,7 +101,8 @@ class BudgetQuestion:
     agent: AgentID
     requests: int = 0
     """Slots that it has use for now."""
-    bytes: int = 0
+    length: int = 0
+    """Bytes that it has use for, or has read already."""
     returned: int = 0
     """Slots that it was lent and will not use, the latest ones."""
     rests_s: float = 0.0
@@ -110,7 +111,7 @@ class BudgetQuestion:
     def to_json(self) -> bytes:
         """Write it on one line."""
         value: dict[str, object] = {"host": self.host, "agent": self.agent}
-        for name in ("requests", "bytes", "returned", "rests_s"):
+        for name in ("requests", "length", "returned", "rests_s"):
             if getattr(self, name):
                 value[name] = getattr(self, name)
         return written(value)
@@ -127,7 +128,7 @@ class BudgetQuestion:
             fields.text("host", HOST_PATTERN),
             AgentID(fields.text("agent", AGENT_PATTERN)),
             fields.integer("requests", 0, _SLOTS_MAX, 0),
-            fields.integer("bytes", 0, _BYTES_MAX, 0),
+            fields.integer("length", 0, _BYTES_MAX, 0),
             fields.integer("returned", 0, _SLOTS_MAX, 0),
             fields.number("rests_s", 0.0, _SECONDS_MAX, 0.0),
         )
@@ -139,9 +140,9 @@ class BudgetReply:
 
     slots: tuple[float, ...] = ()
     """When requests may leave; below zero: since when."""
-    bytes: int = 0
-    bytes_in_s: float = 0.0
-    """When the bytes may be read."""
+    length: int = 0
+    """Bytes that may be read, and when."""
+    length_in_s: float = 0.0
     retry_after_s: float | None = None
     """There is nothing more for this agent before that."""
     rests_s: float = 0.0
@@ -153,9 +154,9 @@ class BudgetReply:
         value: dict[str, object] = {}
         if self.slots:
             value["slots"] = [round(each, 4) for each in self.slots]
-        if self.bytes:
-            value["bytes"] = self.bytes
-            value["bytes_in_s"] = round(self.bytes_in_s, 4)
+        if self.length:
+            value["length"] = self.length
+            value["length_in_s"] = round(self.length_in_s, 4)
         if self.retry_after_s is not None:
             value["retry_after_s"] = round(self.retry_after_s, 4)
         if self.rests_s:
@@ -176,8 +177,8 @@ class BudgetReply:
         is_told = fields.has("retry_after_s")
         return cls(
             fields.items("slots", _SLOTS_MAX, lambda value: _offset(value, what)),
-            fields.integer("bytes", 0, _BYTES_MAX, 0),
-            fields.number("bytes_in_s", -_SECONDS_MAX, _SECONDS_MAX, 0.0),
+            fields.integer("length", 0, _BYTES_MAX, 0),
+            fields.number("length_in_s", -_SECONDS_MAX, _SECONDS_MAX, 0.0),
             fields.number("retry_after_s", 0.0, _SECONDS_MAX) if is_told else None,
             fields.number("rests_s", 0.0, _SECONDS_MAX, 0.0),
             fields.flag("limited"),
@@ -268,16 +269,16 @@ class BudgetHome:
             else:
                 slots = self._slots(host, host.requests, asker, question.requests, now)
         lent = 0
-        if host.bytes is not None and question.bytes:
+        if host.bytes is not None and question.length:
             if asker.bytes_s > now:
                 retry_after_s = max(retry_after_s or 0.0, asker.bytes_s - now)
             else:
-                lent = min(question.bytes, self._bytes_part(host, now))
+                lent = min(question.length, self._bytes_part(host, now))
                 asker.bytes_s = host.bytes.take(lent, now)
         return BudgetReply(
             slots=tuple(slot - now for slot in slots),
-            bytes=lent,
-            bytes_in_s=max(0.0, asker.bytes_s - now) if lent else 0.0,
+            length=lent,
+            length_in_s=max(0.0, asker.bytes_s - now) if lent else 0.0,
             retry_after_s=retry_after_s,
             rests_s=max(0.0, host.rests_until_s - now),
             is_limited=self._rates.are_set,
@@ -421,6 +422,12 @@ class BudgetMember:
         """Slots in hand."""
         return len(self._slots)
 
+    def give_back(self) -> int:
+        """Keep none of them; returns how many they were."""
+        count = len(self._slots)
+        self._slots.clear()
+        return count
+
     # --- bytes ---
 
     def read(self, length: int, now: float) -> float | None:
@@ -450,14 +457,14 @@ class BudgetMember:
         if not reply.is_limited:
             self.help_oneself(agent_count, now)
             return
-        if reply.slots or reply.bytes:
+        if reply.slots or reply.length:
             self._without_since_s = None
         elif self._without_since_s is None:
             self._without_since_s = now
         self._slots.extend(sorted(now + slot for slot in reply.slots))
-        if reply.bytes:
-            self._bytes += reply.bytes
-            self._bytes_from_s = now + reply.bytes_in_s
+        if reply.length:
+            self._bytes += reply.length
+            self._bytes_from_s = now + reply.length_in_s
         self._retry_s = now + min(reply.retry_after_s or 0.0, self._turn_s(agent_count))
         since_s = self._without_since_s
         patience_s = self._limits.patience_turns * self._turn_s(agent_count)

@@ -17,6 +17,8 @@ from damselfly.errors import OriginBusyError
 from damselfly.origin.host_clock import HostClock, RestLimits
 from damselfly.waiting import waiting_for
 
+PATIENCE_S = 600.0
+"""How long pulls and pushes wait for a host that asks for rest: hubs have windows of 5 min."""
 CLOCKS_MAX = 1024
 """Hosts that are remembered; redirects lead to any number."""
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
@@ -76,7 +78,7 @@ class Gate:
 
     def __init__(
         self,
-        patience_s: float = 600.0,
+        patience_s: float = PATIENCE_S,
         limits: RestLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -84,7 +86,7 @@ class Gate:
         self.shares: Shares = Alone()
         self.outcomes: dict[str, int] = {}
         """How requests ended, counted."""
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._limits = limits or RestLimits()
         self._clock = clock or SystemClock()
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
@@ -104,7 +106,7 @@ class Gate:
         Raises:
             OriginBusyError: it asks for rest, and for longer than anybody waits.
         """
-        deadline_s = self._now() + self._patience_s
+        deadline_s = self._now() + self.patience_s
         await self.shares.joined(host)
         while True:
             await self._rested(host, doing, deadline_s)
@@ -126,7 +128,7 @@ class Gate:
         """A request that was admitted was answered; tells whether the host asks for rest."""
         found = self._host(host)
         now = self._now()
-        rest_s = retry_after_s(retry_after, self._clock.wall_ns() / 1e9)
+        rest_s = told_rest_s(retry_after, self._clock.wall_ns() / 1e9)
         is_busy = status == 429 or (status == 503 and rest_s is not None)
         if is_busy:
             told_s = found.clock.asked_for_rest(rest_s, self._random.random(), now)
@@ -209,7 +211,7 @@ def _outcome_of(status: int) -> str:
     return "failed" if status >= 500 else "refused"
 
 
-def retry_after_s(text: str | None, wall_s: float) -> float | None:
+def told_rest_s(text: str | None, wall_s: float) -> float | None:
     """What a Retry-After means: seconds, or a date; None where it is absent, or means nothing."""
     text = (text or "").strip()
     if _SECONDS.fullmatch(text):

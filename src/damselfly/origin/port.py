@@ -33,10 +33,11 @@ class OriginLimits:
     """Before the first time, twice as long before each other one, give or take a half."""
     tries_max: int = 3
     """So often what is small is asked for again after a 5xx or a reset."""
-    unsteady_s: float = 30.0
-    """So long after a 503: who says it means to be back."""
-    rest_patience_s: float = 600.0
-    """So long a request waits for a host that asks for rest: longer than hubs' windows of 5 min."""
+    unsteady_s: float = 0.0
+    """So long after a 503, besides: who says it means to be back. An agent has half a minute."""
+    rest_patience_s: float = 2.0
+    """So long a request waits for a host that asks for rest, where no gate says otherwise. Agents
+    and pushes have one that waits for minutes (`gate.PATIENCE_S`)."""
     head_s: float = 90.0
     """From asking to the end of an answer's head, connecting and thinking as above, and as long
     again for a few hundred bytes: one that trickles is never silent, and nothing else ends it."""

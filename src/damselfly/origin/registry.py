@@ -3,6 +3,7 @@
 from damselfly.errors import UsageError
 from damselfly.model.ref import Ref
 from damselfly.origin.file import FileOrigin
+from damselfly.origin.gate import Gate
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.web import Web
@@ -13,9 +14,10 @@ _KINDS = {"file": "file", "http": "http", "https": "http"}
 class Origins:
     """Every origin of an agent, made when first asked for. Belongs to one event loop."""
 
-    def __init__(self, limits: OriginLimits | None = None) -> None:
+    def __init__(self, limits: OriginLimits | None = None, gate: Gate | None = None) -> None:
+        """A `gate` shares the hosts' budgets with others; without one they are asked alone."""
         self._limits = limits or OriginLimits()
-        self._web = Web(self._limits)
+        self._web = Web(self._limits, gate)
         self._made: dict[str, Origin] = {}
 
     def for_ref(self, ref: Ref) -> Origin:

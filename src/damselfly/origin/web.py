@@ -54,7 +54,7 @@ from damselfly.errors import (
 from damselfly.model.digest import Digest
 from damselfly.model.plan import VERSION_CHARS_MAX
 from damselfly.origin.access import ANONYMOUS, Authorizer
-from damselfly.origin.gate import Gate
+from damselfly.origin.gate import Gate, told_rest_s
 from damselfly.origin.host_names import HostNames
 from damselfly.origin.link_local import denied, is_forbidden
 from damselfly.origin.low_water import LowWater, Socket
@@ -405,14 +405,18 @@ class Web:
                 )
             except OriginUnavailableError as exc:
                 is_silent = isinstance(exc.__context__, TimeoutError)
-                if is_silent or method not in _REPEATABLE or tries >= limits.tries_max:
+                is_nobody = isinstance(exc.__cause__, aiohttp.ClientConnectorError)
+                if is_silent or is_nobody or method not in _REPEATABLE or tries >= limits.tries_max:
                     raise
             else:
                 waited_s = time.monotonic() - began_s
                 if is_busy:
                     answer.release()
-                    if waited_s >= limits.rest_patience_s:
-                        raise OriginBusyError(f"{doing}: the origin goes on asking for rest")
+                    left_s = self._gate.patience_s - waited_s
+                    if self._gate.rest_s(_host_of(place)) > left_s:
+                        said = f"{doing}: the origin answered {answer.status}, and wants to be left"
+                        rest_s = told_rest_s(answer.headers.get("Retry-After"), time.time())
+                        raise OriginBusyError(f"{said} alone", rest_s)
                     continue  # The gate waits as long as was asked for.
                 if answer.status not in _UNSTEADY or method not in _REPEATABLE:
                     return answer
