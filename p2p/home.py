@@ -18,7 +18,9 @@ swarm, shared evenly: with too many, members would each read a slice of the orig
 exchange them, and nobody's link would be used both ways from the start.
 Rule 3. A claim lives while its holder's reports list it and its bytes grow. It ends when it is
 done, handed back, missing from a report, or has not moved for `claim_patience_s`. Time alone never
-moves it: a second reader of the same bytes would slow the first one down.
+moves it: a second reader of the same bytes would slow the first one down. Resting is not silence:
+a holder that says that the origin makes it wait (429, or its budget is used up) keeps its claim for
+`rest_patience_s`, for everybody else would have to wait as well.
 Rule 4. A member that is silent is forgotten after three of its own heartbeats. Others' words (dead,
 corrupt) only shorten the wait for one that is silent anyway, or pass over one that at least two
 accuse, a quarter of the swarm at most, as long as somebody else can fetch what it lacks: a liar can
@@ -71,6 +73,8 @@ class HomeLimits:
     eighth of the chunks, or eight."""
     run_count_max: int = 8
     claim_patience_s: float = 5.0
+    rest_patience_s: float = 600.0
+    """So long a claim may rest without a byte: no longer than anybody waits for an origin."""
     claim_moved_bytes_min: int = 65_536
     """Less than this in `claim_patience_s` is no progress: a claim cannot be held by a trickle."""
     member_patience_s: float = 5.0
@@ -113,6 +117,8 @@ class _Claim:
     """What is left of the run. Invariant: in no other claim of this home."""
     received_bytes: int
     moved_s: float
+    rests_since_s: float | None = None
+    """Since when it has rested without a byte in between."""
     is_contested: bool = False
     """Others say that they hold the chunk, but its claimant could get it from none of them."""
 
@@ -551,13 +557,23 @@ class Home:
             ):
                 self._claimed &= ~claim.bits | bits
                 claim.moved_s = now
+                claim.rests_since_s = None
                 claim.received_bytes = entry.received_bytes
                 claim.bits &= bits
+            elif entry.is_resting:
+                self._rest(claim, now)
             listed.append(claim)
         if len(listed) < len(member.claims):
             for claim in member.claims[:]:
                 if claim not in listed:
                     self._end(claim)
+
+    def _rest(self, claim: _Claim, now: float) -> None:
+        """The origin makes its holder wait: it is not given up for that, for a long while."""
+        if claim.rests_since_s is None:
+            claim.rests_since_s = now
+        if now - claim.rests_since_s < self._limits.rest_patience_s:
+            claim.moved_s = now
 
     def _adopt(self, member: _Member, bits: int, received_bytes: int, now: float) -> _Claim | None:
         """Go on with a claim that another home granted, unless somebody here is at it."""
@@ -688,7 +704,8 @@ class Home:
             ahead = free >> start
             count = min(count_max, ((ahead + 1) & ~ahead).bit_length() - 1)
             run = Run(start, count)
-            claim = _Claim(member, run.bits, 0, now, bool(run.bits & contested))
+            is_contested = bool(run.bits & contested)
+            claim = _Claim(member, run.bits, 0, now, is_contested=is_contested)
             assert not self._claimed & run.bits, "one live claim for a chunk"
             self._claims.append(claim)
             self._claimed |= run.bits

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NewType
+from typing import Final, NewType, cast
 
 from damselfly.errors import RemoteProtocolError
 from damselfly.model.bitmap import Bitmap, indexes_of
@@ -87,6 +87,8 @@ class OpenClaim:
 
     run: Run
     received_bytes: int
+    is_resting: bool = False
+    """The origin asked for rest, or its budget is used up: its holder waits, and is not silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,10 @@ class Report:
         if self.refuted:
             value["refuted"] = self.refuted
         if self.open:
-            value["open"] = [[c.run.start, c.run.count, c.received_bytes] for c in self.open]
+            value["open"] = [
+                [c.run.start, c.run.count, c.received_bytes, *([1] if c.is_resting else ())]
+                for c in self.open
+            ]
         if self.returned:
             value["returned"] = [[c.run.start, c.run.count, c.reason.value] for c in self.returned]
         if self.dead:
@@ -430,10 +435,10 @@ class _Entries:
         return self._run(start, count)
 
     def open_claim(self, value: object) -> OpenClaim:
-        start, count, received = checked_tuple(value, 3, self._told)
-        return OpenClaim(
-            self._run(start, count), checked_integer(received, 0, _BYTES_MAX, self._told)
-        )
+        is_resting = isinstance(value, list) and len(cast("list[object]", value)) == 4
+        start, count, received, *_ = checked_tuple(value, 4 if is_resting else 3, self._told)
+        length = checked_integer(received, 0, _BYTES_MAX, self._told)
+        return OpenClaim(self._run(start, count), length, is_resting)
 
     def returned_claim(self, value: object) -> ReturnedClaim:
         start, count, reason = checked_tuple(value, 3, self._told)

@@ -65,6 +65,7 @@ from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
 from damselfly.p2p.planner import Planner, PlannerLimits
 from damselfly.p2p.transport import BufferPool, PeerPool
+from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +207,8 @@ class Swarm:
         self._failure: DamselflyError | None = None
         self._origin_error: DamselflyError | None = None
         self._landed_s = now
+        self._waits: dict[int, Waiting] = {}
+        """What each run from the origin waits for."""
         self.idle_since_s = now
         """Since when nobody follows us."""
 
@@ -276,6 +279,13 @@ class Swarm:
     def follower_count(self) -> int:
         """How many follow us."""
         return len(self._followers)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What holds the pull up, in words for people."""
+        if self.planner.is_resting and not self.planner.asks:
+            return next((reason for each in self._waits.values() if (reason := each.reason)), None)
+        return self.planner.waiting_for
 
     async def haves(self) -> AsyncGenerator[HaveLine]:
         """Our have stream, for one follower.
@@ -390,6 +400,7 @@ class Swarm:
         if (
             self._origin_error is not None
             and not self.planner.is_complete
+            and not self.planner.is_resting
             and now - self._landed_s > patience_s
         ):
             self._fail(self._origin_error)
@@ -594,9 +605,11 @@ class Swarm:
 
     async def _fetch(self, action: FetchOrigin) -> None:
         run_id = action.run_id
+        waits = self._waits[run_id] = Waiting(partial(self._rests, run_id))
         try:
-            for file, indexes in _by_file(self.plan, action.run):
-                await self._fetch_span(run_id, file, indexes)
+            with heard(waits):
+                for file, indexes in _by_file(self.plan, action.run):
+                    await self._fetch_span(run_id, file, indexes)
         except OriginDeniedError as exc:
             self._origin_failed(run_id, OriginFailure.DENIED, exc)
         except (OriginUnavailableError, ProtocolError) as exc:
@@ -605,7 +618,14 @@ class Swarm:
             self._origin_failed(run_id, OriginFailure.CHANGED, exc)
         except DamselflyError as exc:
             self._fail(exc)  # Our own store failed.
+        finally:
+            del self._waits[run_id]
         self._wake()
+
+    def _rests(self, run_id: int) -> None:
+        """The origin makes a run wait, or lets it go on."""
+        is_resting = self._waits[run_id].reason is not None
+        self.planner.origin_waits(run_id, self._now(), is_resting=is_resting)
 
     async def _fetch_span(self, run_id: int, file: PlannedFile, indexes: range) -> None:
         assert self._open_span is not None, "a claim without an origin"

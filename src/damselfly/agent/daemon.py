@@ -50,11 +50,14 @@ from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.clouds import Clouds
+from damselfly.origin.gate import Gate
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
 from damselfly.origin.s3_place import S3Place
 from damselfly.p2p.address import split_address
 from damselfly.p2p.agents import Agents, hello_bytes
+from damselfly.p2p.budget import Rates
+from damselfly.p2p.budgets import Budgets
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.kubernetes.cluster import Kubernetes
@@ -89,6 +92,8 @@ OPENING_S = 0.25
 """Between meeting the others and granting anything: who was at something when this agent came, and
 has a new home here, tells it so at once."""
 TELL_INTERVAL_S = 15.0
+UNSTEADY_S = 30.0
+"""How long what is small is asked for again where the origin says 503: deployments take so long."""
 NO_REF = "file:///"
 """Where an artifact came from that no ref is known for: a seed reads no origin."""
 
@@ -231,9 +236,11 @@ class _Agent:
         self._credentials = None if file is None else CredentialsFile(file, os.environ)
         self._rights = Rights(self._credentials, self._work)
         self._kubernetes = _kubernetes(config)
+        self._gate = Gate()
         origin = config.origin
         self._origins = Origins(
-            OriginLimits(connections_per_host_max=origin.connections),
+            OriginLimits(connections_per_host_max=origin.connections, unsteady_s=UNSTEADY_S),
+            gate=self._gate,
             s3=S3Place.of(origin.s3_endpoint, origin.s3_region),
             clouds=Clouds(
                 origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec
@@ -338,6 +345,17 @@ class _Agent:
             self._certificates,
             self._credentials,
         )
+        budgets = Budgets(
+            agents,
+            self._talk,
+            self._clock,
+            Rates(
+                requests=config.origin.requests_max or None, bytes=config.origin.bytes_max or None
+            ),
+            self._gate,
+            tasks,
+        )
+        self._gate.shares = budgets
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
             orders,
@@ -365,6 +383,7 @@ class _Agent:
             clock=self._clock,
             limits=ServeLimits(slots=config.swarm.serve_limit or ServeLimits().slots),
             orders=OrderDesk(orders, config.warm.accept, self._boot),
+            budgets=budgets,
         )
         running = (agents.run(), self._homes.run(), accusations.run())
         background = [tasks.create_task(one) for one in running]
@@ -381,6 +400,7 @@ class _Agent:
             logger.info("agent.draining", extra={"agent": agents.me.agent})
             await warmups.stop()
             await node.stop(config.agent.drain_s)
+        budgets.stop()
         for task in background:
             task.cancel()
         await swarms.leave_all()

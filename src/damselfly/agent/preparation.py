@@ -41,6 +41,7 @@ from damselfly.errors import (
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
+from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Preparation:
         self._begin = begin
         self._began_s = self.resolved_s
         self._pull: Pull | None = None
+        self._waiting = Waiting()
 
     def __repr__(self) -> str:
         return f"<Preparation of {self.wish.ref.safe}>"
@@ -109,13 +111,15 @@ class Preparation:
         if self._pull is not None:
             return self._pull.progress()
         seconds = self._shop.clock.monotonic_s() - self._began_s
-        waiting = "origin (finding out what there is, and for whom)" if seconds > 1.0 else None
+        usual = "origin (finding out what there is, and for whom)"
+        waiting = self._waiting.reason or usual if seconds > 1.0 else None
         return Progress(ref=self.wish.ref.safe, seconds=seconds, waiting_for=waiting)
 
     async def run(self) -> None:
         """Prepare to the end; the outcome is kept, not raised."""
         try:
-            self.outcome = await self._prepared_unless_refused()
+            with heard(self._waiting):
+                self.outcome = await self._prepared_unless_refused()
         except DamselflyError as exc:
             self.failure = exc
             extra = {"ref": self.wish.ref.safe, "error": exc}

@@ -43,6 +43,7 @@ from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
 from damselfly.p2p.handover import handed_over
 from damselfly.p2p.swarm import Source, Swarm
+from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Pull:
         self._target = target
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"
+        self._waiting = Waiting()
         self._plan: Plan | None = None
         self._wanted = 0
         self._bytes_total = 0
@@ -144,7 +146,8 @@ class Pull:
     async def run(self) -> None:
         """Pull to the end; the outcome is kept, not raised."""
         try:
-            self.outcome = await self._pull()
+            with heard(self._waiting):
+                self.outcome = await self._pull()
         except DamselflyError as exc:
             self.failure = exc
         except asyncio.CancelledError:
@@ -180,11 +183,11 @@ class Pull:
 
     def _waiting_for(self) -> str | None:
         if self._phase == "resolving" and self._seconds() > 1.0:
-            return self._workshop.resolver.waiting_for
+            return self._waiting.reason or self._workshop.resolver.waiting_for
         if self._phase == "checking" and self._checker is not None:
             return self._checker.waiting_for
         if self._swarm is not None:
-            return self._swarm.planner.waiting_for
+            return self._swarm.waiting_for
         is_queued = self._phase == "fetching" and self._seconds() > 1.0
         return "another pull of the same files" if is_queued else None
 

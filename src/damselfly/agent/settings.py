@@ -12,6 +12,7 @@ from damselfly.agent.quantities import (
     parse_bytes,
     parse_count,
     parse_mode,
+    parse_number,
     parse_seconds,
     parse_share,
     show_bytes,
@@ -529,6 +530,25 @@ class OriginSettings:
             absent="none",
         ),
     ] = None
+    requests_max: Annotated[
+        int,
+        Setting(
+            "--origin-requests",
+            "N",
+            parse_number,
+            "requests a second to one origin host, all agents together; 0 is as many as there are",
+        ),
+    ] = 0
+    bytes_max: Annotated[
+        int,
+        Setting(
+            "--origin-bytes",
+            "SIZE",
+            parse_bytes,
+            "bytes a second from one origin host, all agents together; 0 is as many as come",
+            show=show_bytes,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from damselfly.origin.bucket import BucketOrigin
 from damselfly.origin.clouds import Clouds
 from damselfly.origin.file import FileOrigin
 from damselfly.origin.fsspec import FsspecOrigin
+from damselfly.origin.gate import Gate
 from damselfly.origin.gs import GSBuckets, endpoint_of
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.hub import HubOrigin
@@ -27,15 +28,17 @@ class Origins:
         self,
         limits: OriginLimits | None = None,
         *,
+        gate: Gate | None = None,
         s3: S3Place | None = None,
         clouds: Clouds | None = None,
         insecure: frozenset[str] = frozenset(),
     ) -> None:
+        """A `gate` shares the hosts' budgets with others; without one they are asked alone."""
         self._limits = limits or OriginLimits()
         self._s3 = s3
         self._clouds = clouds or Clouds()
         self._insecure = insecure
-        self._web = Web(self._limits)
+        self._web = Web(self._limits, gate)
         self._made: dict[str, Origin] = {}
 
     def for_ref(self, ref: Ref) -> Origin:
