@@ -12,7 +12,8 @@ A home of an agent that has just started is *closed*: it does not know yet who i
 learns and tells outcomes, but answers `pending` where it would say `resolve`. Who resolves a ref
 says so to its new home (`resolving`). Once the agent has met the others, the home is opened.
 
-A resolution is believed for `fresh_s`: what stands behind a ref may change. That plan P became
+A resolution is believed for `fresh_s`: what stands behind a ref may change. It is believed no more
+when somebody found the files to be others than the origin had said (`refuted`). That plan P became
 artifact A stays true for ever, and is kept as long as there is room. The first who says so is
 believed: a later one that says something else is wrong, or a liar who would change what others get.
 (A liar who is the first costs the others the digests: they find that they do not fit, see
@@ -32,7 +33,7 @@ from damselfly.p2p.messages import AGENT_PATTERN, BOOT_PATTERN, AgentID
 
 REF_MESSAGE_BYTES_MAX = 64 << 10
 _REF = re.compile(r"[!-~]{1,4096}")
-_NEWS = re.compile(r"ask|resolving|planned|sealed|failed")
+_NEWS = re.compile(r"ask|resolving|planned|sealed|failed|refuted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class RefNews(Enum):
     PLANNED = "planned"
     SEALED = "sealed"
     FAILED = "failed"
+    REFUTED = "refuted"
+    """What it was found to be is not what the origin has: it is to be found out anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,8 @@ class RefReport:
             fields.digest("plan"),
             fields.digest("artifact"),
         )
-        if news is RefNews.PLANNED and report.plan is None:
-            raise RemoteProtocolError("a ref was planned, but there is no plan")
+        if news in {RefNews.PLANNED, RefNews.REFUTED} and report.plan is None:
+            raise RemoteProtocolError(f"a ref was {news.value}, but there is no plan")
         if news is RefNews.SEALED and report.artifact is None:
             raise RemoteProtocolError("a ref was sealed, but there is no artifact")
         return report
@@ -211,6 +214,10 @@ class RefHome:
             case RefNews.FAILED:
                 if ref.resolver == (report.agent, report.boot):
                     ref.resolver = None
+                return RefReply()
+            case RefNews.REFUTED:
+                if ref.outcome is not None and ref.outcome[0] == report.plan:
+                    ref.outcome = None
                 return RefReply()
             case RefNews.PLANNED | RefNews.SEALED:
                 return self._learned(ref, report, now)

@@ -303,10 +303,15 @@ class Pull:
             shop.readers or shop.workers,
             shop.clock,
         )
-        async with checker.running():
-            await swarm.completed()
-            self._phase = "checking"
-            await checker.settled()
+        try:
+            async with checker.running():
+                await swarm.completed()
+                self._phase = "checking"
+                await checker.settled()
+        except DigestMismatchError:
+            if target.is_shared:
+                await shop.resolver.refuted(self.ref, target.plan)
+            raise
 
     async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
         shop = self._workshop

@@ -130,6 +130,11 @@ class Resolver:
         with suppress(DamselflyError):
             await self._tell(RefNews.SEALED, ref, plan.id, artifact)
 
+    async def refuted(self, ref: Ref, plan: Plan) -> None:
+        """Tell the home of `ref` that the files of this plan are not what the origin had said."""
+        with suppress(DamselflyError):
+            await self._tell(RefNews.REFUTED, ref, plan.id)
+
     async def sealed_before(self, ref: Ref, plan_id: Digest | None, artifact: Digest) -> None:
         """Tell a new home of `ref` what we know from earlier."""
         with suppress(DamselflyError):
