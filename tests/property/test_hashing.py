@@ -19,6 +19,16 @@ def content(file: int) -> Digest:
     return Digest.of(b"content %d" % file)
 
 
+def lie(file: int, kind: str, digest: str) -> Found:
+    match kind:
+        case "match":
+            return Found(file, content(file), digest)
+        case "other":
+            return Found(file, Digest.of(b"?"), digest)
+        case _:
+            return Found(file, content(file), sha("a lie"))
+
+
 class Member:
     """One honest member, whose reading of a file takes some time."""
 
@@ -80,14 +90,11 @@ def test_everybody_ends_and_only_liars_can_make_a_wrong_file_pass(
     truth = {f: sha(f"wrong {f}") if f in wrong else digest for f, digest in published.items()}
     swarm = [Member(number, truth, published) for number in range(members)]
     desk = HashDesk(SWARM, FILES)
-    told = {
-        "match": lambda file: Found(file, content(file), published[file]),
-        "other": lambda file: Found(file, Digest.of(b"?"), published[file]),
-        "bad": lambda file: Found(file, content(file), sha("a lie")),
-    }
     for number, (file, kind) in enumerate(lies[:20]):
         liar = AgentID(f"10.9.9.{number}:1")
-        desk.reported(HashReport(liar, "boot", FILES, 0, found=(told[kind](file),)), 0.0)
+        desk.reported(
+            HashReport(liar, "boot", FILES, 0, found=(lie(file, kind, published[file]),)), 0.0
+        )
     for member in swarm:
         for file in range(FILES):
             member.core.here(file, 1.0, content(file), 0.0)

@@ -51,7 +51,7 @@ def test_files_are_shared_and_everyone_hears_of_the_same_shares() -> None:
 
     shares = [set(desk.reported(report(agent, count=64), 0.1).yours) for agent in (A, B, C)]
 
-    assert set.union(*shares) == set(range(64))
+    assert {file for share in shares for file in share} == set(range(64))
     assert sum(map(len, shares)) == 64
     assert all(len(share) > 8 for share in shares)
 
@@ -142,11 +142,11 @@ def test_a_match_that_others_found_is_believed_of_this_content_only() -> None:
     one = hashing()
     one.told(Found(0, OTHER, GOOD))
     one.here(0, 1.0, CONTENT, 1.0)
-    assert one.unsettled == (0,)
+    assert list(one.unsettled) == [0]
 
     one.told(Found(0, CONTENT, GOOD))
 
-    assert one.unsettled == ()
+    assert not one.unsettled
     assert one.believed == {0: Found(0, CONTENT, GOOD)}
 
 
@@ -155,22 +155,22 @@ def test_a_mismatch_that_others_found_is_a_hint_and_we_read_it_ourselves() -> No
     one.here(0, 1.0, CONTENT, 1.0)
     one.told(Found(0, CONTENT, BAD))
 
-    assert one.unsettled == (0,)
+    assert list(one.unsettled) == [0]
     assert one.next_action(1.0) == Hash(0)
     one.hashed(Found(0, CONTENT, GOOD), 2.0)
     assert one.next_action(2.0) is None
-    assert one.unsettled == ()
+    assert not one.unsettled
 
 
 def test_who_is_contradicted_is_not_believed() -> None:
     one = hashing()
     one.here(0, 1.0, CONTENT, 1.0)
     one.told(Found(0, CONTENT, GOOD))
-    assert one.unsettled == ()
+    assert not one.unsettled
 
     one.told(Found(0, CONTENT, BAD))
 
-    assert one.unsettled == (0,)
+    assert list(one.unsettled) == [0]
     assert one.next_action(1.0) == Hash(0)
 
 
@@ -181,7 +181,7 @@ def test_what_we_found_outlives_whatever_is_said() -> None:
     one.told(Found(0, CONTENT, GOOD))
 
     assert one.next_action(1.0) == Refuse(0, GOOD, BAD)
-    assert one.unsettled == (0,)
+    assert list(one.unsettled) == [0]
     assert asked(one, 1.0).refused == 1
 
 
