@@ -52,6 +52,7 @@ HEARTBEAT_S = 5.0
 OWN_UP_S = 1.0
 """Whoever cancels a resolution waits no longer for it to be told."""
 PLANS_KEPT_MAX = 64
+NAMED_KEPT_MAX = 8
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Resolver:
         self._clock = clock
         self._kept_manifest = kept_manifest
         self._plans: OrderedDict[Digest, Plan] = OrderedDict()
+        self._named: OrderedDict[Digest, Manifest] = OrderedDict()
+        """Manifests that origins left beside their files, and that no pull has kept yet."""
         agents.on_change(self._look)
 
     @property
@@ -145,6 +148,9 @@ class Resolver:
         plan, manifest = resolved.plan, resolved.manifest
         self._keep(plan)
         if manifest is not None:
+            self._named[manifest.digest] = manifest
+            if len(self._named) > NAMED_KEPT_MAX:
+                self._named.popitem(last=False)
             await self._tell(RefNews.PLANNED, ref, plan.id, manifest.digest)
             return Target(plan, manifest)
         reply = await self._tell(RefNews.PLANNED, ref, plan.id)
@@ -225,7 +231,7 @@ class Resolver:
     async def _manifest(
         self, artifact: Digest, holders: "tuple[AgentID, ...] | list[AgentID]"
     ) -> Manifest | None:
-        kept = self._kept_manifest(artifact)
+        kept = self._kept_manifest(artifact) or self._named.get(artifact)
         if kept is not None:
             return kept
         for holder in holders:
