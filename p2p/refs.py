@@ -14,7 +14,8 @@ says so to its new home (`resolving`). Once the agent has met the others, the ho
 
 A resolution is believed for `fresh_s`: what stands behind a ref may change. Who asks may want a
 newer one, or be content with an older one (`age_s_max`): a commit is the same for ever. An outcome
-whose holders have all gone is asked for anew in the same way.
+whose holders have all gone is asked for anew in the same way, and so is one of which somebody found
+the files to be others than the origin had said (`refuted`).
 
 That plan P became artifact A stays true for ever, and is kept as long as there is room. The first
 who says so is believed: a later one that says something else is wrong, or a liar who would change
@@ -38,7 +39,7 @@ REF_MESSAGE_BYTES_MAX = 64 << 10
 AGE_S_MAX = 1e9
 """Thirty years: of a ref that never changes."""
 _REF = re.compile(r"[!-~]{1,4096}")
-_NEWS = re.compile(r"ask|resolving|planned|sealed|failed")
+_NEWS = re.compile(r"ask|resolving|planned|sealed|failed|refuted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class RefNews(Enum):
     PLANNED = "planned"
     SEALED = "sealed"
     FAILED = "failed"
+    REFUTED = "refuted"
+    """What it was found to be is not what the origin has: it is to be found out anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,8 @@ class RefReport:
             fields.digest("artifact"),
             fields.number("age_s_max", 0.0, AGE_S_MAX) if fields.has("age_s_max") else None,
         )
-        if news is RefNews.PLANNED and report.plan is None:
-            raise RemoteProtocolError("a ref was planned, but there is no plan")
+        if news in {RefNews.PLANNED, RefNews.REFUTED} and report.plan is None:
+            raise RemoteProtocolError(f"a ref was {news.value}, but there is no plan")
         if news is RefNews.SEALED and report.artifact is None:
             raise RemoteProtocolError("a ref was sealed, but there is no artifact")
         return report
@@ -223,6 +226,10 @@ class RefHome:
             case RefNews.FAILED:
                 if ref.resolver == (report.agent, report.boot):
                     ref.resolver = None
+                return RefReply()
+            case RefNews.REFUTED:
+                if ref.outcome is not None and ref.outcome[0] == report.plan:
+                    ref.outcome = None
                 return RefReply()
             case RefNews.PLANNED | RefNews.SEALED:
                 return self._learned(ref, report, now)

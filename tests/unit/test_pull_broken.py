@@ -4,6 +4,7 @@ import asyncio
 from typing import NoReturn, cast
 
 from damselfly.agent.holdings import Holdings
+from damselfly.agent.possession import Possession
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
@@ -46,7 +47,9 @@ async def test_a_preparation_that_finds_a_bug_fails_by_name() -> None:
     def begin(_: Wish, __: Target) -> Pull:
         raise AssertionError("never asked")
 
-    preparation = Preparation(wish, WORKSHOP, cast("Holdings", None), nobody, begin)
+    preparation = Preparation(
+        wish, WORKSHOP, cast("Holdings", None), nobody, cast("Possession", None), begin
+    )
 
     await asyncio.create_task(preparation.run())
 

@@ -16,6 +16,9 @@ Rule 3: what was proved is what is read: at the ref itself or below it, whatever
 peers told, the same plan, and with the same credentials. None of the agent's own are ever shown.
 
 Rule 4: when the origin cannot be reached, what the ref last was here serves who is believed.
+
+Rule 5: an origin that only names bytes is no way in either: it shows that it has them, once for a
+ref and an artifact, before anything is shown (`possession.py`).
 """
 
 import asyncio
@@ -25,6 +28,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from damselfly.agent.holdings import Choice, Holdings, Shown
+from damselfly.agent.possession import Possession, is_known
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
 from damselfly.agent.resolver import Target
@@ -70,6 +74,7 @@ class Preparation:
         shop: Workshop,
         holdings: Holdings,
         prover: Prover,
+        possession: Possession,
         begin: Callable[[Wish, Target], Pull],
     ) -> None:
         assert not wish.access.is_own, "a pod has its own credentials, or none"
@@ -83,6 +88,7 @@ class Preparation:
         self._shop = shop
         self._holdings = holdings
         self._prover = prover
+        self._possession = possession
         self._begin = begin
         self._began_s = self.resolved_s
         self._pull: Pull | None = None
@@ -167,7 +173,14 @@ class Preparation:
         await self._check_pin(target)
         of_plan = partial(holdings.of_plan, source, target, wish.choice)
         shown = await self._shop.work(of_plan)
-        return shown if shown is not None else await self._pulled(source, target)
+        plan = target.plan
+        if shown is None:
+            shown = await self._pulled(source, target)
+            plan = self._pull.plan if self._pull is not None and self._pull.plan else plan
+        await self._possession.prove(
+            source.unpinned, plan, shown, wish.access, work=self._shop.work
+        )
+        return shown
 
     async def _check_pin(self, target: Target) -> None:
         """Refuse what is surely something else before it is pulled."""
@@ -211,7 +224,8 @@ class Preparation:
                 f"finding out what {ref.safe} is, and whether these credentials open it"
             ) from failure
         shown = await self._shop.work(last_held)
-        if shown is None:
+        known = partial(is_known, self._shop.store, ref)
+        if shown is None or not await self._shop.work(partial(known, shown)):
             raise failure
         extra = {"ref": ref.safe, "artifact": str(shown.artifact), "error": failure}
         logger.warning("origin.replaced", extra=extra | {"by": "the copy of this node"})

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from damselfly.agent import possession
 from damselfly.agent.checking import Checker
 from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
@@ -111,6 +112,11 @@ class Pull:
         self._swarm: Swarm | None = None
         self._checker: Checker | None = None
         self.artifact: Digest | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """How what it brings is cut, as soon as that is known."""
+        return self._plan
 
     def __repr__(self) -> str:
         return f"<Pull {self.ref.safe} {self._phase}>"
@@ -217,6 +223,10 @@ class Pull:
         ingest = await handed_over(shop.workers, begin, Ingest.close)
         try:
             manifest = await self._brought(target, ingest, files)
+            if target.manifest is None:  # The origin delivered every byte, to us or to others.
+                whole = Shown(manifest.digest, None)
+                now_ns = shop.clock.wall_ns()
+                await shop.work(partial(possession.note, shop.store, self.ref, whole, now_ns))
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files)
@@ -321,10 +331,15 @@ class Pull:
             shop.readers or shop.workers,
             shop.clock,
         )
-        async with checker.running():
-            await swarm.completed()
-            self._phase = "checking"
-            await checker.settled()
+        try:
+            async with checker.running():
+                await swarm.completed()
+                self._phase = "checking"
+                await checker.settled()
+        except DigestMismatchError:
+            if target.is_shared:
+                await shop.resolver.refuted(self.ref, target.plan)
+            raise
 
     async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
         shop = self._workshop

@@ -70,6 +70,7 @@ LOSSES_MAX = 6
 """So often an outcome may have nobody who hands it out, until the home is not listened to."""
 PARSED_IN_LOOP_BYTES = 64 << 10
 """What a peer sends is read elsewhere when it is longer: the loop has others to serve."""
+NAMED_KEPT_MAX = 8
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Resolver:
         self._plans: OrderedDict[Digest, Plan] = OrderedDict()
         self._fixed: OrderedDict[Ref, Target] = OrderedDict()
         """What refs are that never change."""
+        self._named: OrderedDict[Digest, Manifest] = OrderedDict()
+        """Manifests that origins left beside their files, and that no pull has kept yet."""
         agents.on_change(self._look)
 
     @property
@@ -197,6 +200,11 @@ class Resolver:
         with suppress(DamselflyError):
             await self._tell(RefNews.SEALED, ref, plan.id, artifact)
 
+    async def refuted(self, ref: Ref, plan: Plan) -> None:
+        """Tell the home of `ref` that the files of this plan are not what the origin had said."""
+        with suppress(DamselflyError):
+            await self._tell(RefNews.REFUTED, ref, plan.id)
+
     async def sealed_before(self, ref: Ref, plan_id: Digest | None, artifact: Digest) -> None:
         """Tell a new home of `ref` what we know from earlier."""
         with suppress(DamselflyError):
@@ -210,6 +218,9 @@ class Resolver:
             if len(self._fixed) > PLANS_KEPT_MAX:
                 self._fixed.popitem(last=False)
         if manifest is not None:
+            self._named[manifest.digest] = manifest
+            if len(self._named) > NAMED_KEPT_MAX:
+                self._named.popitem(last=False)
             await self._tell(RefNews.PLANNED, ref, plan.id, manifest.digest)
             return Target(plan, manifest)
         reply = await self._tell(RefNews.PLANNED, ref, plan.id)
@@ -305,7 +316,7 @@ class Resolver:
     async def _manifest(
         self, artifact: Digest, holders: "tuple[AgentID, ...] | list[AgentID]"
     ) -> Manifest | None:
-        kept = self._kept_manifest(artifact)
+        kept = self._kept_manifest(artifact) or self._named.get(artifact)
         if kept is not None:
             return kept
         for holder in holders:
