@@ -33,6 +33,7 @@ from damselfly.agent.settings import (
     WarmSettings,
     ZoneOfNode,
 )
+from damselfly.agent.signature_rules import TABLE as SIGNATURES, Rule, read_rules
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
 from damselfly.p2p.address import join_address, split_address
@@ -63,6 +64,9 @@ class AgentConfig:
     warm: WarmSettings = field(default_factory=WarmSettings)
     volumes: VolumeSettings = field(default_factory=VolumeSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    signatures: tuple[Rule, ...] = ()
+    file: Path | None = None
+    """Where it was read from; some of its tables are read again when it changes."""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def advertised(self, port: int) -> str:
@@ -120,6 +124,8 @@ def load_config(
         warm=WarmSettings(**values["warm"]),
         volumes=VolumeSettings(**values["volumes"]),
         log=LogSettings(**values["log"]),
+        signatures=() if file is None else read_rules(file),
+        file=file,
         sources=sources,
     )
     _check_together(config)
@@ -133,6 +139,8 @@ def _from_file(file: Path) -> dict[str, tuple[object, str]]:
     tables = _read_toml(file)
     given: dict[str, tuple[object, str]] = {}
     for room, table in tables.items():
+        if room == SIGNATURES:
+            continue
         if room not in ROOMS:
             raise ConfigError(f"{file} has an unknown key {room!r}{_nearest(room, ROOMS)}")
         if not isinstance(table, dict):

@@ -29,6 +29,8 @@ from damselfly.agent.pull import Pull, Workshop
 from damselfly.agent.resolver import Resolver, ref_key
 from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
+from damselfly.agent.signature_rules import Rules
+from damselfly.agent.signatures import Signatures
 from damselfly.agent.swarms import Swarms
 from damselfly.agent.targets import TargetFinder, Targets
 from damselfly.agent.warm import WarmLimits
@@ -286,7 +288,16 @@ class _Agent:
         resolver = Resolver(
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
-        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        signatures = Signatures(Rules(config.signatures, config.file))
+        shop = Workshop(
+            store,
+            self._origins,
+            resolver,
+            swarms,
+            self._workers,
+            self._clock,
+            signatures=signatures,
+        )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(
             config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates

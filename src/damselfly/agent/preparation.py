@@ -153,7 +153,9 @@ class Preparation:
         await self._check_pin(target)
         of_plan = partial(holdings.of_plan, source, target, wish.choice)
         shown = await self._shop.work(of_plan)
-        return shown if shown is not None else await self._pulled(source)
+        if shown is not None and await self._shop.is_genuine(wish.ref, shown):
+            return shown
+        return await self._pulled(source)
 
     async def _check_pin(self, target: Target) -> None:
         """Refuse what is surely something else before it is pulled."""
@@ -196,7 +198,7 @@ class Preparation:
                 f"finding out what {ref.safe} is, and whether these credentials open it"
             ) from failure
         shown = await self._shop.work(last_held)
-        if shown is None:
+        if shown is None or not await self._shop.is_genuine(ref, shown):
             raise failure
         extra = {"ref": ref.safe, "artifact": str(shown.artifact), "error": failure}
         logger.warning("origin.replaced", extra=extra | {"by": "the copy of this node"})

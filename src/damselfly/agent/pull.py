@@ -12,17 +12,18 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
+from damselfly.agent.signatures import Found, Signatures
 from damselfly.agent.swarms import Swarms
-from damselfly.cache.report import ArtifactState
+from damselfly.cache.report import ArtifactState, Verdict
 from damselfly.cache.store import Ingest, Store
-from damselfly.client.answers import Progress, Pulled, PullRequest
+from damselfly.client.answers import Progress, Pulled, PullRequest, Signature
 from damselfly.clock import Clock
 from damselfly.errors import (
     CancelledError,
@@ -59,10 +60,19 @@ class Workshop:
     swarms: Swarms
     workers: Executor
     clock: Clock
+    signatures: Signatures = field(default_factory=Signatures)
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function)
+
+    async def is_genuine(self, ref: Ref, shown: Shown) -> bool:
+        """Whether what is held is signed as it must be; False: only a pull can tell.
+
+        Raises:
+            SignatureError: it is not.
+        """
+        return await self.signatures.are_genuine(self.store, self.workers, ref, shown)
 
 
 class Pull:
@@ -94,6 +104,7 @@ class Pull:
         self._bytes_before: Counter[Source] = Counter()
         """Brought by swarms before this one."""
         self._swarm: Swarm | None = None
+        self._signed: Found | None = None
         self.artifact: Digest | None = None
 
     def __repr__(self) -> str:
@@ -178,7 +189,10 @@ class Pull:
         shop = self._workshop
         target = await shop.resolver.resolve(self.ref, self._access)
         plan = target.plan
-        files = self._select(plan)
+        selected = files = self._select(plan)
+        number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
+        if number is not None:
+            files |= {number}
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
@@ -197,7 +211,7 @@ class Pull:
             manifest = await self._brought(target, ingest, files)
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
-        return await self._finish(plan, manifest, files)
+        return await self._finish(plan, manifest, files, selected)
 
     async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""
@@ -206,8 +220,9 @@ class Pull:
             rounds += 1
             self._phase = "fetching"
             manifest = await self._fetch(target, ingest, files)
-            self._phase = "sealing"
             try:
+                await self._judge(target.plan, manifest, files)
+                self._phase = "sealing"
                 await self._workshop.work(partial(ingest.seal, manifest))
             except ChunkNotFoundError as exc:
                 if rounds == ROUNDS_MAX:
@@ -215,6 +230,14 @@ class Pull:
                 logger.warning("pull.resumed", extra={"ref": self.ref.safe, "error": str(exc)})
             else:
                 return manifest
+
+    async def _judge(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> None:
+        """Refuse what is not signed as it must be, before there is an artifact of it."""
+        shop = self._workshop
+        self._phase = "verifying"
+        self._signed = await shop.signatures.judged(
+            shop.store, shop.workers, self.ref, manifest, plan, files
+        )
 
     @property
     def _choice(self) -> Choice:
@@ -277,12 +300,17 @@ class Pull:
                 swarm.planner.sealed(manifest.digest, shop.clock.monotonic_s())
         return manifest
 
-    async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
+    async def _finish(
+        self, plan: Plan, manifest: Manifest, files: frozenset[int], selected: frozenset[int]
+    ) -> Pulled:
         shop = self._workshop
         store = shop.store
         artifact = manifest.digest
-        is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
-        self.shown = Shown(artifact, None if is_whole else files)
+        verdict = None
+        if self._signed is not None:
+            verdict = await shop.work(partial(shop.signatures.keep, store, manifest, self._signed))
+        is_whole = len(selected) == len(plan.files) or len(manifest.files) < len(plan.files)
+        self.shown = Shown(artifact, None if is_whole else selected)
         view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
         ref = self.ref.unpinned
         is_part = len(manifest.files) < len(plan.files)
@@ -303,6 +331,7 @@ class Pull:
             bytes_from_origin=by[Source.ORIGIN],
             bytes_from_peers=by[Source.PEER],
             bytes_from_store=self._bytes_from_store + by[Source.STORE],
+            signature=signature_of(verdict),
         )
 
 
@@ -340,6 +369,18 @@ def _sealed(plan: Plan, files: frozenset[int], swarm: Swarm) -> Manifest:
     part = Plan(plan.ref, tuple(plan.files[number] for number in chosen))
     indexes = [index for number in chosen for index in plan.indexes(number)]
     return Manifest.seal(part, [digests[index] for index in indexes])
+
+
+def signature_of(verdict: Verdict | None) -> Signature | None:
+    """A verdict, for whoever asks the agent."""
+    if verdict is None:
+        return None
+    return Signature(
+        by=verdict.signer,
+        method=verdict.method,
+        verified_ns=verdict.verified_ns,
+        files=len(verdict.files),
+    )
 
 
 def is_held(state: ArtifactState) -> bool:
