@@ -87,7 +87,7 @@ async def signed_node(folder: Path, config_file: Path) -> AsyncGenerator[SignedN
                 await agents.met()
                 swarms = Swarms(around, tasks)
                 resolver = Resolver(origins, agents, pool, RefHome(), clock, store.manifest)
-                signatures = Signatures(Rules(config.signatures, config.file))
+                signatures = Signatures(Rules.of(config.file))
                 shop = Workshop(
                     store, origins, resolver, swarms, workers, clock, signatures=signatures
                 )

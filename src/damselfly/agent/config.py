@@ -33,7 +33,6 @@ from damselfly.agent.settings import (
     WarmSettings,
     ZoneOfNode,
 )
-from damselfly.agent.signature_rules import TABLE as SIGNATURES, Rule, read_rules
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
 from damselfly.p2p.address import join_address, split_address
@@ -50,6 +49,8 @@ __all__ = [
 
 CONFIG_VARIABLE = "DAMSELFLY_CONFIG"
 FILE_BYTES_MAX = MIB
+TABLES = ("signatures",)
+"""What the file has besides settings, read by whom it concerns (`signature_rules.py`)."""
 BUFFER_BYTES_MIN = 16 * MIB
 
 
@@ -64,9 +65,8 @@ class AgentConfig:
     warm: WarmSettings = field(default_factory=WarmSettings)
     volumes: VolumeSettings = field(default_factory=VolumeSettings)
     log: LogSettings = field(default_factory=LogSettings)
-    signatures: tuple[Rule, ...] = ()
     file: Path | None = None
-    """Where it was read from; some of its tables are read again when it changes."""
+    """Where it was read from: some of its tables are read again when it changes."""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def advertised(self, port: int) -> str:
@@ -124,7 +124,6 @@ def load_config(
         warm=WarmSettings(**values["warm"]),
         volumes=VolumeSettings(**values["volumes"]),
         log=LogSettings(**values["log"]),
-        signatures=() if file is None else read_rules(file),
         file=file,
         sources=sources,
     )
@@ -139,7 +138,7 @@ def _from_file(file: Path) -> dict[str, tuple[object, str]]:
     tables = _read_toml(file)
     given: dict[str, tuple[object, str]] = {}
     for room, table in tables.items():
-        if room == SIGNATURES:
+        if room in TABLES:
             continue
         if room not in ROOMS:
             raise ConfigError(f"{file} has an unknown key {room!r}{_nearest(room, ROOMS)}")

@@ -211,6 +211,7 @@ class _Agent:
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
         self._certificates = _certificates(config)
+        self._rules = Rules.of(config.file)
         self._talk = PeerPool(None, self._certificates)
         self._pool = PeerPool(None, self._certificates)
         # Cancellations are asked for while every order has its stream.
@@ -288,7 +289,6 @@ class _Agent:
         resolver = Resolver(
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
-        signatures = Signatures(Rules(config.signatures, config.file))
         shop = Workshop(
             store,
             self._origins,
@@ -296,7 +296,7 @@ class _Agent:
             swarms,
             self._workers,
             self._clock,
-            signatures=signatures,
+            signatures=Signatures(self._rules),
         )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(

@@ -200,6 +200,15 @@ class Rules:
         self.trouble = ""
         """Why the file was not read; empty while it is."""
 
+    @classmethod
+    def of(cls, file: Path | None) -> "Rules":
+        """Begin with what a configuration file has.
+
+        Raises:
+            ConfigError: it is broken.
+        """
+        return cls(() if file is None else read_rules(file), file)
+
     def rule_for(self, ref: Ref) -> Rule | None:
         """The rule for a ref; None: nobody cares for signatures there."""
         self._look()
