@@ -58,7 +58,7 @@ class Places:
         elif kind == "elsewhere":
             is_open = request.query.get("signature") == REDIRECTED
         else:
-            is_open = request.headers.get("Authorization") == SHOWS[kind]
+            is_open = request.headers.get("Authorization") == SHOWS.get(kind, PAGE)
         if not is_open:
             body = f"<html>{PAGE} {request.headers.get('Authorization')}"
             return web.Response(status=403, text=body, headers=spoken)
