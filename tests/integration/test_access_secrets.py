@@ -181,3 +181,32 @@ async def test_secrets_open_what_they_are_for_and_are_seen_nowhere(
     assert any(path.name.startswith("catalog") for path in kept)
     assert [path for path in kept if any(word in path.read_bytes() for word in NEEDLES)] == []
     assert "rights.kept" in (fleet.folder / "n0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'["https://owner:{PASSWORD}@host/"]\ntoken = "x"',
+        f'["https://host/?signature={SIGNATURE}"]\ntoken = "x"',
+        f'["https://host/"]\ntoken = "{TOKEN} with spaces"',
+        f"{TOKEN} = ",
+    ],
+)
+def test_an_agent_does_not_start_with_a_file_that_it_cannot_use(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "credentials"
+    file.touch(0o600)
+    file.write_text(text)
+    command = [sys.executable, "-m", "damselfly", "agent", "--listen", "127.0.0.1:0"]
+    command += ["--store", str(tmp_path / "store"), "--socket", str(tmp_path / "s")]
+
+    done = subprocess.run(
+        [*command, "--credentials", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 3, done.stderr
+    assert str(file) in done.stderr
+    assert "planted-" not in done.stdout + done.stderr
