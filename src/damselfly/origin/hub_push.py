@@ -167,7 +167,6 @@ class HubDestination:
         place = self._place
         doing = f"pushing to {self.shown}"
         with self._told(doing, has_token=access.token is not None):
-            library.utils.disable_progress_bars()
             client = library.HfApi(endpoint=self._api.endpoint, token=access.token or False)
             where = {
                 "repo_id": place.repository,
@@ -256,11 +255,12 @@ class HubDestination:
 def _library() -> ModuleType:
     try:
         import huggingface_hub  # noqa: PLC0415  An extra, and slow to import.
-        import huggingface_hub.utils  # noqa: PLC0415
+        from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
     except ImportError as exc:
         raise UsageError(
             "pushing to the hub needs huggingface_hub: pip install 'damselfly[hf]'"
         ) from exc
+    disable_progress_bars()  # Progress is told by whoever pushes.
     return huggingface_hub
 
 
