@@ -269,6 +269,18 @@ async def test_a_large_file_goes_in_parts_and_resumes_where_a_part_broke(
     assert len(registry.lines("PATCH")) == 2 + 1 + 3 + 2
 
 
+async def test_a_registry_may_want_larger_parts(
+    registry: FakeRegistry, web_: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci_session, "PART_BYTES", 1 << 20)
+    registry.part_bytes_min = 3 << 20
+    (tmp_path / "a.bin").write_bytes(bytes(5 << 20))
+
+    await pushed(registry, web_, parcel_of(tmp_path))
+
+    assert len(registry.lines("PATCH")) == 2 + 2
+
+
 async def test_a_session_that_the_registry_forgot_is_begun_anew(
     registry: FakeRegistry, web_: Web, folder: Path
 ) -> None:
@@ -452,7 +464,7 @@ async def test_a_registry_that_goes_on_elsewhere_is_followed_without_credentials
     assert ("org/model", "v1") in registry.manifests
 
 
-@pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@x/y", "http://[/", ""])
+@pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@x/y", "http://[/", "//x:99999/", ""])
 async def test_a_session_at_no_address_is_an_error(
     registry: FakeRegistry, web_: Web, folder: Path, location: str
 ) -> None:
