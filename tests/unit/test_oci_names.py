@@ -66,9 +66,10 @@ def test_a_ref_that_names_none_is_refused(text: str) -> None:
 def test_a_pinned_name_is_a_ref_of_the_same_registry_as_it_was_typed() -> None:
     pinned = name("oci://docker.io/model:v1").at(DIGEST).pinned
 
-    assert pinned == f"oci://docker.io/library/model@{DIGEST}"
+    assert pinned == f"oci://docker.io/model@{DIGEST}"
     assert str(Ref.parse(pinned)) == pinned
     assert name(pinned) == name("oci://docker.io/model").at(DIGEST)
+    assert name(pinned).repository == "library/model"
     assert Ref.parse("oci://docker.io/model:v1").is_trusted_with(Ref.parse(pinned))
 
 
