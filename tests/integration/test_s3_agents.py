@@ -31,7 +31,7 @@ from tests.integration.bucket_servers import (
     s3_server,
     stranger,
 )
-from tests.integration.push_parcels import parcel_of
+from tests.integration.push_parcels import ignore, parcel_of
 
 MIB = 1 << 20
 DAMSELFLY = (sys.executable, "-m", "damselfly")
@@ -183,7 +183,7 @@ async def test_a_server_that_checks_signatures_takes_a_push_and_gives_it_back(
     destination = S3Destination(ref, web, keys, limits, S3Place(address), part_bytes=5 * MIB)
     parcel = parcel_of(model)
 
-    await destination.push(parcel, await destination.standing(parcel), lambda *_: None)
+    await destination.push(parcel, await destination.standing(parcel), ignore)
     resolved = await origin.resolve(ref, keys)
 
     assert resolved.manifest == parcel.manifest
