@@ -77,7 +77,7 @@ async def front(server: str) -> AsyncGenerator[Front]:
 
 @pytest.fixture
 async def origin(front: Front) -> AsyncGenerator[Origin]:
-    origins = Origins(OriginLimits(silence_s=0.5), S3Place(front.address))
+    origins = Origins(s3=S3Place(front.address))
     yield origins.for_ref(Ref.parse("s3://any/"))
     await origins.close()
 
@@ -149,12 +149,17 @@ async def test_a_ref_without_a_slash_is_an_object_or_a_prefix(
 async def test_a_listing_goes_on_over_its_pages(
     bucket: Bucket, origin: Origin, front: Front
 ) -> None:
-    bucket.put_files("m/", {f"{number:04}": b"" for number in range(1005)})
+    async def act(request: web.Request) -> web.StreamResponse | None:
+        target = request.raw_path.replace("max-keys=1000", "max-keys=2")
+        return await front.passed_on(request, target=target)
+
+    bucket.put_files("m/", {f"{number} + ü%41": b"" for number in range(5)})
+    front.act = act
 
     resolved = await origin.resolve(Ref.parse(f"s3://{bucket.name}/m/"), KEYS)
 
-    assert len(resolved.plan.files) == 1005
-    assert front.count("GET", "continuation-token=") == 1
+    assert [file.path for file in resolved.plan.files] == [f"{n} + ü%41" for n in range(5)]
+    assert front.count("GET", "continuation-token=") == 2
 
 
 async def test_a_listing_that_goes_round_in_circles_ends(
@@ -408,6 +413,8 @@ async def test_a_span_that_is_cut_or_stalls_is_unavailable(
     bucket: Bucket, origin: Origin, front: Front
 ) -> None:
     plan = (await planned(origin, bucket)).plan
+    origins = Origins(OriginLimits(silence_s=0.5), S3Place(front.address))
+    impatient = origins.for_ref(Ref.parse(plan.ref))
 
     async def cut(request: web.Request) -> web.StreamResponse | None:
         return await front.passed_on(request, cut_at=3)
@@ -419,7 +426,8 @@ async def test_a_span_that_is_cut_or_stalls_is_unavailable(
     for act in (cut, stall):
         front.act = act
         with pytest.raises(OriginUnavailableError):
-            await pulled(origin, plan)
+            await pulled(impatient, plan)
+    await origins.close()
 
 
 @pytest.mark.parametrize(
