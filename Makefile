@@ -2,6 +2,7 @@
 # make test    every test; prints what it skipped and why
 # make check   ruff, mypy, pyright, import-linter
 # make sim     the simulator's figures (RNG_SEED=n WORLD=name replays a world)
+# make fuzz    every parser under a coverage-guided fuzzer (SECONDS=60 each)
 # make proto   compiles csi/proto after a change there
 # make bench   every figure that README quotes (namespaces need root)
 # make manifests    deploy/kubernetes, rendered from the chart
@@ -11,8 +12,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SIZE ?= 1GiB
+SECONDS ?= 60
 
-.PHONY: demo test check proto sim bench manifests image-check format clean
+.PHONY: demo test check fuzz proto sim bench manifests image-check format clean
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +33,10 @@ check: $(VENV)/.done
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+fuzz: $(VENV)/.done
+	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3.0'
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 proto: $(VENV)/.done
 	$(BIN)/pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1 mypy-protobuf==5.1.0

@@ -204,6 +204,7 @@ class _Connection:
                 return
             start, stop, partial = span
             self._send_head(
+                request,
                 HTTPStatus.PARTIAL_CONTENT if partial else HTTPStatus.OK,
                 stop - start,
                 "application/octet-stream",
@@ -240,13 +241,15 @@ class _Connection:
         kind: str = "text/plain",
         counted: bool = True,
     ) -> None:
-        self._send_head(status, len(body), kind, *headers)
+        self._send_head(request, status, len(body), kind, *headers)
         if request.method != "HEAD":
             if counted:
                 self._stats.sent(request.path, len(body))
             self._link.sendall(body)
 
-    def _send_head(self, status: HTTPStatus, length: int, kind: str, *headers: str) -> None:
+    def _send_head(
+        self, request: _Request, status: HTTPStatus, length: int, kind: str, *headers: str
+    ) -> None:
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}",
             f"Content-Type: {kind}",
@@ -255,7 +258,9 @@ class _Connection:
             "",
             "",
         )
-        more = socket.MSG_MORE if length else 0  # So that the first bytes travel with the head.
+        # So that the first bytes travel with the head; where none follow, the kernel would wait
+        # 0.2 s for them.
+        more = socket.MSG_MORE if length and request.method != "HEAD" else 0
         self._link.sendall("\r\n".join(head).encode("latin-1"), more)
 
 
