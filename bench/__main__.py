@@ -34,6 +34,7 @@ class Run:
 
 RUNS = (
     Run("transfer", ("transfer",), ("--size", "128MiB", "--passes", "1")),
+    Run("first", ("first", "--size", "1GiB"), ("--size", "64MiB", "--passes", "1")),
     Run("ceiling", ("ceiling",), ("--seconds", "1"), needs_root=True),
     Run(
         "swarm",

@@ -12,6 +12,9 @@ latency before each answer, and `--fail MODE`:
     changed     a file has another ETag as soon as half of its bytes are sent
     denied      every read of a file gets 403
 
+Any folder is a bucket of S3 too, asked by path (`?list-type=2`): so the same server, as fast, is
+behind `http://` and `s3://`. Signatures are taken as they come.
+
 With `--token TOKEN` it answers only who shows that token (`Authorization: Bearer TOKEN`), else 401.
 
     python -m bench.origin DIR --listen 127.0.0.1:8080
@@ -32,7 +35,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from bench.network import parse_rate
 
@@ -105,6 +108,7 @@ class _Request:
     method: str
     path: str
     headers: dict[str, str]
+    query: str = ""
 
 
 class _GoneError(Exception):
@@ -149,7 +153,8 @@ class _Connection:
         for line in lines[1:]:
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
-        return _Request(words[0], unquote(urlsplit(words[1]).path), headers)
+        parts = urlsplit(words[1])
+        return _Request(words[0], unquote(parts.path), headers, parts.query)
 
     def _answer(self, request: _Request) -> None:
         if request.path == STATS_PATH:
@@ -169,6 +174,9 @@ class _Connection:
         place = self._options.root.joinpath(*(name for name in names if name))
         if ".." in names or not place.exists():
             self._send(request, HTTPStatus.NOT_FOUND, b"there is no such file\n")
+        elif place.is_dir() and "list-type=2" in request.query:
+            prefix = parse_qs(request.query).get("prefix", [""])[0]
+            self._send(request, HTTPStatus.OK, _objects(place, prefix), kind="application/xml")
         elif place.is_dir():
             self._send(request, HTTPStatus.OK, _listing(place, request.path), kind="text/html")
         else:
@@ -285,6 +293,17 @@ def _listing(place: Path, path: str) -> bytes:
         name = entry.name + "/" * entry.is_dir()
         lines.append(f'<a href="{quote(base + name)}">{html.escape(name)}</a>')
     return "\n".join([*lines, "</pre></body></html>", ""]).encode()
+
+
+def _objects(bucket: Path, prefix: str) -> bytes:
+    """All of a bucket in one page, which is more than S3 would give."""
+    found = sorted(path for path in bucket.rglob("*") if path.is_file())
+    listed = "".join(
+        f"<Contents><Key>{html.escape(key)}</Key><Size>{path.stat().st_size}</Size></Contents>"
+        for path in found
+        if (key := path.relative_to(bucket).as_posix()).startswith(prefix)
+    )
+    return f"<ListBucketResult>{listed}</ListBucketResult>".encode()
 
 
 def serve(listeners: list[socket.socket], options: Options) -> None:

@@ -163,6 +163,8 @@ class Store:
             leases=self._leases,
             tmp=self._folders[layout.TMP],
         ).run(disk.boot_id(), self._clock.wall_ns())
+        with self._catalog.change() as change:
+            change.drop_stray_wholes()
         self._syncer.start(self._catalog.unsynced())
 
     def close(self) -> None:
@@ -333,6 +335,22 @@ class Store:
         numbers = range(len(manifest.files)) if files is None else sorted(files)
         rows = (self._catalog.file_of_content(manifest.file_id(number)) for number in numbers)
         return all(row is not None and row.is_whole for row in rows)
+
+    # --- whole files ---
+
+    def found_whole(self, content: Digest, sha256: str, *, is_ours: bool) -> None:
+        """Keep what a content is as a whole: found here, or believed of others."""
+        with self._catalog.change() as change:
+            change.add_whole(
+                content, bytes.fromhex(sha256.removeprefix("sha256:")), is_ours=is_ours
+            )
+
+    def sha256_of(self, content: Digest, *, is_ours: bool = False) -> str | None:
+        """What a content is as a whole, if that is known; with `is_ours`, if we found it here."""
+        found = self._catalog.sha256_of(content)
+        if found is None or (is_ours and not found[1]):
+            return None
+        return f"sha256:{found[0].hex()}"
 
     # --- artifacts ---
 

@@ -17,7 +17,7 @@ FLAGS = {
         *("--wait", "--no-wait", "--timeout", "--cancel", "--quiet"),
     ],
     "cancel": ["ARTIFACT|REF"],
-    "push": ["DIR", "DEST"],
+    "push": ["DIR", "DEST", "--dry-run", "--token-file", "--username", "--password-file"],
     "ls": [],
     "status": [],
     "verify": ["ARTIFACT", "--repair"],

@@ -35,6 +35,7 @@ from damselfly.agent.settings import (
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
+from damselfly.log import redact
 from damselfly.p2p.address import join_address, split_address
 
 __all__ = [
@@ -107,7 +108,7 @@ def load_config(
         try:
             values[room][name] = SETTINGS[key].setting.parse(raw)
         except (ValueError, ConfigError) as exc:
-            raise ConfigError(f"{key} ({source}) cannot be {raw!r}") from exc
+            raise ConfigError(f"{key} ({source}) cannot be {redact(repr(raw))}") from exc
     sources = {key: source for key, (_, source) in given.items()}
     _require(given)
     _derive(values, sources, environ, os.geteuid() if uid is None else uid)

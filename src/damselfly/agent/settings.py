@@ -12,6 +12,7 @@ from damselfly.agent.quantities import (
     parse_bytes,
     parse_count,
     parse_mode,
+    parse_number,
     parse_seconds,
     parse_share,
     show_bytes,
@@ -436,6 +437,17 @@ class OriginSettings:
             "connections to one origin host at a time; hubs slow down who opens more",
         ),
     ] = 16
+    insecure: Annotated[
+        tuple[str, ...],
+        Setting(
+            "--origin-insecure",
+            "HOSTS",
+            _patterns,
+            "HOST[:PORT],... of registries (oci://) that are asked in plain HTTP, as those on this"
+            " machine's loopback always are; who listens on the way reads and changes all of it",
+            show=",".join,
+        ),
+    ] = ()
     s3_endpoint: Annotated[
         str | None,
         Setting(
@@ -496,6 +508,47 @@ class OriginSettings:
             show=",".join,
         ),
     ] = ()
+    fresh_s: Annotated[
+        float,
+        Setting(
+            "--origin-fresh",
+            "DURATION",
+            parse_seconds,
+            "how long what a ref was found to be is believed, by all agents: a branch, a tag or a"
+            " directory may be another tomorrow, a commit or a digest is asked for once",
+            show="{:g}s".format,
+        ),
+    ] = 60.0
+    credentials: Annotated[
+        Path | None,
+        Setting(
+            "--credentials",
+            "FILE",
+            _path,
+            "a TOML file of what the agent shows to origins when it asks for itself, by prefix of"
+            " the ref; read again when it changes, and never for pods",
+            absent="none",
+        ),
+    ] = None
+    requests_max: Annotated[
+        int,
+        Setting(
+            "--origin-requests",
+            "N",
+            parse_number,
+            "requests a second to one origin host, all agents together; 0 is as many as there are",
+        ),
+    ] = 0
+    bytes_max: Annotated[
+        int,
+        Setting(
+            "--origin-bytes",
+            "SIZE",
+            parse_bytes,
+            "bytes a second from one origin host, all agents together; 0 is as many as come",
+            show=show_bytes,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

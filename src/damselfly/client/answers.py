@@ -28,7 +28,8 @@ class PullRequest(Record):
     """Pull what is at `ref`: all of it, or the files that some `include` and no `exclude` names.
 
     `credentials` are shown to the origin, and to nobody else. With `hold` what was pulled is leased
-    for as long as the answer is being listened to, so that somebody can copy it in peace.
+    for as long as the answer is being listened to, so that somebody can copy it in peace. What the
+    ref is may have been found out `age_s_max` ago; without it, as long ago as the agents believe.
     """
 
     ref: str
@@ -36,6 +37,7 @@ class PullRequest(Record):
     exclude: tuple[str, ...] = ()
     credentials: Credentials | None = None
     hold: bool = False
+    age_s_max: float | None = None
 
 
 class VolumeRequest(Record):

@@ -8,14 +8,17 @@ from damselfly.origin.bucket import BucketOrigin
 from damselfly.origin.clouds import Clouds
 from damselfly.origin.file import FileOrigin
 from damselfly.origin.fsspec import FsspecOrigin
+from damselfly.origin.gate import Gate
 from damselfly.origin.gs import GSBuckets, endpoint_of
 from damselfly.origin.http import HTTPOrigin
+from damselfly.origin.hub import HubOrigin
+from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.s3 import S3API
 from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
 
-_KINDS = {"file": "file", "http": "http", "https": "http", "s3": "s3", "gs": "gs", "az": "az"}
+_SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
 
 
 class Origins:
@@ -24,13 +27,18 @@ class Origins:
     def __init__(
         self,
         limits: OriginLimits | None = None,
+        *,
+        gate: Gate | None = None,
         s3: S3Place | None = None,
         clouds: Clouds | None = None,
+        insecure: frozenset[str] = frozenset(),
     ) -> None:
+        """A `gate` shares the hosts' budgets with others; without one they are asked alone."""
         self._limits = limits or OriginLimits()
         self._s3 = s3
         self._clouds = clouds or Clouds()
-        self._web = Web(self._limits)
+        self._insecure = insecure
+        self._web = Web(self._limits, gate)
         self._made: dict[str, Origin] = {}
 
     def for_ref(self, ref: Ref) -> Origin:
@@ -39,12 +47,13 @@ class Origins:
         Raises:
             UsageError: there is none for its scheme.
         """
-        kind = _KINDS.get(ref.scheme)
-        if kind is None and ref.scheme in self._clouds.fsspec:
-            kind = "fsspec"
-        if kind is None:
-            known = ", ".join(f"{scheme}://" for scheme in (*_KINDS, *self._clouds.fsspec))
+        schemes = (*_SCHEMES, *self._clouds.fsspec)
+        if ref.scheme not in schemes:
+            known = ", ".join(f"{scheme}://" for scheme in schemes)
             raise UsageError(f"no origin speaks {ref.scheme}:// ({ref.safe}): known are {known}")
+        kind = "http" if ref.scheme == "https" else ref.scheme
+        if kind not in _SCHEMES:
+            kind = "fsspec"
         if kind not in self._made:
             self._made[kind] = self._make(kind)
         return self._made[kind]
@@ -57,19 +66,22 @@ class Origins:
         await self._web.close()
 
     def _make(self, kind: str) -> Origin:
+        limits, web, clouds = self._limits, self._web, self._clouds
         match kind:
             case "file":
-                return FileOrigin(self._limits)
+                return FileOrigin(limits)
+            case "hf":
+                return HubOrigin(limits, web)
+            case "oci":
+                return OCIOrigin(limits, web, self._insecure)
             case "s3":
-                api = S3API(self._web, self._limits, self._s3 or S3Place.of())
-                return BucketOrigin(api, self._web, self._limits)
+                return BucketOrigin(S3API(web, limits, self._s3 or S3Place.of()), web, limits)
             case "gs":
-                gs = GSBuckets(self._web, endpoint_of(self._clouds.gs_endpoint))
-                return BucketOrigin(gs, self._web, self._limits)
+                return BucketOrigin(GSBuckets(web, endpoint_of(clouds.gs_endpoint)), web, limits)
             case "az":
-                account = AZAccount.of(self._clouds.az_account, self._clouds.az_endpoint)
-                return BucketOrigin(AZContainers(self._web, account), self._web, self._limits)
+                account = AZAccount.of(clouds.az_account, clouds.az_endpoint)
+                return BucketOrigin(AZContainers(web, account), web, limits)
             case "fsspec":
-                return FsspecOrigin(self._limits)
+                return FsspecOrigin(limits)
             case _:
-                return HTTPOrigin(self._limits, self._web)
+                return HTTPOrigin(limits, web)

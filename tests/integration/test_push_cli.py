@@ -1,0 +1,138 @@
+"""`damselfly push` as somebody types it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from damselfly import cli
+from damselfly.model.manifest import MANIFEST_NAME
+from damselfly.origin import push as pushing
+from damselfly.origin.access import Access
+from damselfly.origin.destination import PushProgress
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/config.json").write_bytes(b"{}")
+    (tmp_path / "source/weights.bin").write_bytes(bytes(2048))
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("pa55 word\n")
+    return tmp_path / "secret"
+
+
+def test_a_push_tells_what_it_did(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/config.json").write_bytes(b"{}")
+
+    assert cli.main(["push", str(source), str(tmp_path / "target")]) == 0
+
+    out, err = capsys.readouterr()
+    assert out.startswith("blake3:")
+    assert f"pushed 2 files, 2.0 KiB, to {tmp_path}/target: 2.0 KiB sent (1 files)" in err
+    assert "2 B there already (1 files)" in err
+
+
+def test_a_dry_run_tells_what_it_would_do(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "target")
+
+    assert cli.main(["push", str(source), target, "--dry-run", "--json"]) == 0
+
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert answer == {
+        "artifact": answer["artifact"],
+        "destination": target,
+        "files": 2,
+        "bytes": 2050,
+        "files_sent": 2,
+        "files_kept": 0,
+        "bytes_sent": 2050,
+        "bytes_kept": 0,
+        "was_whole": False,
+        "dry_run": True,
+    }
+    assert "would push 2 files" in err
+    assert "the manifest would be written" in err
+    assert not (tmp_path / "target").exists()
+    assert cli.main(["push", str(source), target]) == 0
+    assert capsys.readouterr().out.strip() == answer["artifact"]
+    assert (tmp_path / "target" / MANIFEST_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--username", "me"], "go together"),
+        (["--password-file", "SECRET"], "go together"),
+        (["--token-file", "SECRET", "--username", "me"], "not both"),
+        (["--token-file", "/none"], "reading the token"),
+        (["--token-file", "SECRET"], "not one word"),
+        (["--username", "me", "--password-file", "SECRET"], "takes no credentials"),
+    ],
+)
+def test_credentials_that_make_no_sense_are_refused_and_not_told(
+    source: Path,
+    tmp_path: Path,
+    secret: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    reason: str,
+) -> None:
+    given = [str(secret) if flag == "SECRET" else flag for flag in flags]
+
+    assert cli.main(["push", str(source), str(tmp_path / "target"), *given]) == 2
+
+    out, err = capsys.readouterr()
+    assert reason in err
+    assert "pa55" not in out + err
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_name_and_a_password_from_a_file_reach_the_push(
+    source: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Access] = []
+
+    def push(*_: object, access: Access, **__: object) -> None:
+        seen.append(access)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pushing, "push", push)
+    flags = ["--username", "me", "--password-file", str(secret)]
+
+    assert cli.main(["push", str(source), "oci://host/x:1", *flags]) == 130
+
+    assert seen == [Access.of(username="me", password="pa55 word")]
+
+
+@pytest.mark.parametrize(
+    ("doing", "told"),
+    [("hashing", "nothing was changed"), ("sending", "1.5 KiB of 2.0 KiB left to send")],
+)
+def test_an_interrupted_push_tells_what_is_left(
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    doing: str,
+    told: str,
+) -> None:
+    def push(*args: Callable[[PushProgress], None], **_: object) -> None:
+        args[2](PushProgress(doing, "weights.bin", 512, 2048))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pushing, "push", push)
+
+    assert cli.main(["push", str(source), "s3://bucket/x/"]) == 130
+
+    assert told in capsys.readouterr().err
