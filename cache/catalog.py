@@ -1,7 +1,7 @@
 """The account of the store, in SQLite; the only module that knows SQL.
 
 A chunk is here if and only if it has a row: there is no bitmap beside the digest index that could
-disagree with it. `schema.sql`, `proofs.sql` and `whole.sql` say what each table means.
+disagree with it. The `.sql` files say what each table means.
 
 Durability. WAL with `synchronous=NORMAL`: a commit is a write to the page cache, which survives
 kill -9, and costs no `fsync`; the log is never torn, so a power cut loses the newest commits at
@@ -28,7 +28,7 @@ from typing import Any
 from damselfly.errors import IntegrityError, StoreFullError, UnsupportedFormatError
 from damselfly.model.digest import Digest
 
-SCHEMA = ("schema.sql", "proofs.sql", "whole.sql")
+SCHEMA = ("schema.sql", "proofs.sql", "signatures.sql", "whole.sql")
 """What made the catalog, in this order: one of version n has the first n."""
 SCHEMA_VERSION = len(SCHEMA)
 _BUSY_S = 30.0
@@ -100,6 +100,17 @@ class ArtifactRow:
     created_ns: int
     used_ns: int
     pinned_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRow:
+    """One signature of an artifact that was verified; `files` is a bitmap."""
+
+    trust: Digest
+    method: str
+    signer: str
+    files: bytes
+    verified_ns: int
 
 
 _Row = tuple[Any, ...]
@@ -458,6 +469,17 @@ class Catalog:
         )
         return [_file_row(row) for row in rows]
 
+    # --- signatures ---
+
+    def signatures(self, artifact: int) -> list[SignatureRow]:
+        """The signatures of an artifact that were verified, the newest first."""
+        rows = self._rows(
+            "SELECT trust, method, signer, files, verified_ns FROM signature"
+            " WHERE artifact = ? ORDER BY verified_ns DESC, trust",
+            (artifact,),
+        )
+        return [SignatureRow(Digest(row[0]), *row[1:]) for row in rows]
+
 
 class Change:
     """What can be changed within one transaction; made by `Catalog.change`."""
@@ -664,4 +686,18 @@ class Change:
         self._do(
             "DELETE FROM whole WHERE content NOT IN"
             " (SELECT content FROM file WHERE content IS NOT NULL)"
+        )
+
+    # --- signatures ---
+
+    def add_signature(self, artifact: int, row: SignatureRow) -> None:
+        """A signature was verified; it stands for what this trust said of the artifact before."""
+        self._do(
+            "INSERT OR REPLACE INTO signature VALUES (?, ?, ?, ?, ?, ?)",
+            artifact,
+            row.trust.raw,
+            row.method,
+            row.signer,
+            row.files,
+            row.verified_ns,
         )

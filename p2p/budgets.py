@@ -141,7 +141,7 @@ class Budgets:
         try:
             async with desk.turns:
                 while (wait_s := await self._slot_in(host, desk)) > 0:
-                    await asyncio.sleep(min(wait_s, LOOK_S))  # noqa: ASYNC110 - time passes
+                    await asyncio.sleep(min(wait_s, LOOK_S))
                 desk.member.slot_used()
         finally:
             desk.waiting -= 1

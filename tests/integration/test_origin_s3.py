@@ -77,7 +77,7 @@ async def front(server: str) -> AsyncGenerator[Front]:
 
 @pytest.fixture
 async def origin(front: Front) -> AsyncGenerator[Origin]:
-    origins = Origins(OriginLimits(silence_s=0.5), S3Place(front.address))
+    origins = Origins(OriginLimits(silence_s=0.5), s3=S3Place(front.address))
     yield origins.for_ref(Ref.parse("s3://any/"))
     await origins.close()
 

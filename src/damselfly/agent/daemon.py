@@ -33,6 +33,8 @@ from damselfly.agent.resolver import Resolver, ref_key
 from damselfly.agent.rights import Rights
 from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
+from damselfly.agent.signature_rules import Rules
+from damselfly.agent.signatures import Signatures
 from damselfly.agent.swarms import Swarms
 from damselfly.agent.targets import TargetFinder, Targets
 from damselfly.agent.warm import WarmLimits
@@ -223,6 +225,7 @@ class _Agent:
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
         self._certificates = _certificates(config)
+        self._rules = Rules.of(config.file)
         self._talk = PeerPool(None, self._certificates)
         self._pool = PeerPool(None, self._certificates)
         # Cancellations are asked for while every order has its stream.
@@ -242,9 +245,7 @@ class _Agent:
             OriginLimits(connections_per_host_max=origin.connections, unsteady_s=UNSTEADY_S),
             gate=self._gate,
             s3=S3Place.of(origin.s3_endpoint, origin.s3_region),
-            clouds=Clouds(
-                origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec
-            ),
+            clouds=Clouds(origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec),
             insecure=frozenset(origin.insecure),
         )
 
@@ -333,6 +334,7 @@ class _Agent:
             self._clock,
             readers=self._readers,
             rights=self._rights,
+            signatures=Signatures(self._rules),
         )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(

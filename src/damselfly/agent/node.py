@@ -15,8 +15,9 @@ from damselfly.agent.config import AgentConfig
 from damselfly.agent.credentials import CredentialsFile
 from damselfly.agent.keeping import kept
 from damselfly.agent.preparation import Preparation, Wish
-from damselfly.agent.pull import Pull, Workshop, is_held
+from damselfly.agent.pull import Pull, Workshop, is_held, signature_of
 from damselfly.agent.resolver import Target
+from damselfly.agent.signature_rules import Rules
 from damselfly.agent.verifying import Verifier
 from damselfly.agent.volume import VolumeLimits, Volumes
 from damselfly.agent.watch import watched
@@ -49,13 +50,16 @@ from damselfly.errors import (
     ArtifactNotFoundError,
     DamselflyError,
     JobNotFoundError,
+    SignatureError,
     StoreFullError,
     UnavailableError,
     UsageError,
+    explain,
 )
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.access import OWN, Access
+from damselfly.origin.signature import INSTALL, is_installed
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.swarm import Source
 from damselfly.p2p.transport import Certificates
@@ -238,11 +242,14 @@ class LocalNode:
 
     async def artifacts(self) -> Sequence[HeldArtifact]:
         """What the store holds, most recently used first."""
-        infos = await self._shop.work(partial(self._shop.store.artifacts))
-        held = [info for info in infos if is_held(info.state)]
+        return await self._shop.work(partial(self._all_held))
+
+    def _all_held(self) -> list[HeldArtifact]:
+        held = [info for info in self._shop.store.artifacts() if is_held(info.state)]
         return [self._held(info) for info in sorted(held, key=lambda info: -info.used_ns)]
 
     def _held(self, info: report.ArtifactInfo) -> HeldArtifact:
+        verdict = next(iter(self._shop.store.verdicts(info.artifact)), None)
         return HeldArtifact(
             artifact=str(info.artifact),
             refs=info.refs,
@@ -252,6 +259,7 @@ class LocalNode:
             pinned=info.is_pinned,
             leases=len(info.leases),
             used_ns=info.used_ns,
+            signature=signature_of(verdict),
         )
 
     async def _find(self, name: str) -> report.ArtifactInfo:
@@ -285,13 +293,15 @@ class LocalNode:
         """Keep an artifact from eviction."""
         info = await self._find(artifact)
         await self._shop.work(partial(self._shop.store.pin, info.artifact))
-        return self._held(await self._find(str(info.artifact)))
+        found = await self._find(str(info.artifact))
+        return await self._shop.work(partial(self._held, found))
 
     async def unpin(self, artifact: str) -> HeldArtifact:
         """Let an artifact be evicted again."""
         info = await self._find(artifact)
         await self._shop.work(partial(self._shop.store.unpin, info.artifact))
-        return self._held(await self._find(str(info.artifact)))
+        found = await self._find(str(info.artifact))
+        return await self._shop.work(partial(self._held, found))
 
     async def keep(self, pulled: Pulled, *, pin: bool, lease_id: str, ttl_s: float | None) -> bool:
         """Pin what was pulled, or lease it; False if it was evicted before that."""
@@ -366,6 +376,7 @@ class LocalNode:
         path = self._config.store.path
         disk = await self._shop.work(partial(shutil.disk_usage, path))
         checks = [_disk_check(path, disk.free, self._config.store.keep_free_bytes)]
+        checks.append(await self._shop.work(partial(_signature_check, self._shop.signatures.rules)))
         checks.append(_tls_check(self._certificates, self._shop.clock.wall_ns() / 1e9))
         if self._credentials is not None:
             await self._shop.work(partial(self._credentials.look))
@@ -397,6 +408,36 @@ class LocalNode:
             for key, value, source in self._config.effective()
         )
         return Diagnosis(checks=tuple(checks), settings=settings)
+
+
+def _signature_check(rules: Rules) -> Check:
+    """Look at the rules, and whether there is everything that they name."""
+    found = rules.all()
+    if rules.trouble:
+        return Check(
+            name="signatures",
+            verdict="bad",
+            detail=f"the old rules ({len(found)}) count: {rules.trouble}",
+            advice="correct [[signatures]] in the configuration; it is read again by itself",
+        )
+    unread: list[str] = []
+    for rule in found:
+        try:
+            if rule.method is not None:
+                rule.trust()
+        except SignatureError as exc:
+            unread.append(f"{rule.prefix} is refused: {explain(exc)}")
+    if unread:
+        return Check(name="signatures", verdict="bad", detail="; ".join(unread)[:1000])
+    if any(rule.method for rule in found) and not is_installed():
+        return Check(
+            name="signatures",
+            verdict="bad",
+            detail="nothing verifies them here: what must be signed is refused",
+            advice=INSTALL,
+        )
+    detail = ", ".join(f"{rule.prefix} {rule.require}" for rule in found)[:1000]
+    return Check(name="signatures", verdict="ok", detail=detail or "no rules: nothing is verified")
 
 
 def _tls_check(certificates: Certificates | None, now_s: float) -> Check:

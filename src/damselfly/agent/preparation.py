@@ -174,7 +174,7 @@ class Preparation:
         of_plan = partial(holdings.of_plan, source, target, wish.choice)
         shown = await self._shop.work(of_plan)
         plan = target.plan
-        if shown is None:
+        if shown is None or not await self._shop.is_genuine(wish.ref, shown):
             shown = await self._pulled(source, target)
             plan = self._pull.plan if self._pull is not None and self._pull.plan else plan
         await self._possession.prove(
@@ -225,7 +225,11 @@ class Preparation:
             ) from failure
         shown = await self._shop.work(last_held)
         known = partial(is_known, self._shop.store, ref)
-        if shown is None or not await self._shop.work(partial(known, shown)):
+        if (
+            shown is None
+            or not await self._shop.work(partial(known, shown))
+            or not await self._shop.is_genuine(ref, shown)
+        ):
             raise failure
         extra = {"ref": ref.safe, "artifact": str(shown.artifact), "error": failure}
         logger.warning("origin.replaced", extra=extra | {"by": "the copy of this node"})

@@ -23,10 +23,11 @@ from damselfly.agent.checking import Checker
 from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
 from damselfly.agent.rights import Rights
+from damselfly.agent.signatures import Found, Signatures
 from damselfly.agent.swarms import Swarms
-from damselfly.cache.report import ArtifactState
+from damselfly.cache.report import ArtifactState, Verdict
 from damselfly.cache.store import Ingest, Store
-from damselfly.client.answers import Progress, Pulled, PullRequest
+from damselfly.client.answers import Progress, Pulled, PullRequest, Signature
 from damselfly.clock import Clock
 from damselfly.errors import (
     CancelledError,
@@ -67,10 +68,19 @@ class Workshop:
     readers: Executor | None = None
     """For reading whole files back, which would hold up what lands; None: the workers do it."""
     rights: Rights = field(default_factory=Rights)
+    signatures: Signatures = field(default_factory=Signatures)
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function)
+
+    async def is_genuine(self, ref: Ref, shown: Shown) -> bool:
+        """Whether what is held is signed as it must be; False: only a pull can tell.
+
+        Raises:
+            SignatureError: it is not.
+        """
+        return await self.signatures.are_genuine(self.store, self.workers, ref, shown)
 
 
 class Pull:
@@ -111,6 +121,7 @@ class Pull:
         """Brought by swarms before this one."""
         self._swarm: Swarm | None = None
         self._checker: Checker | None = None
+        self._signed: Found | None = None
         self.artifact: Digest | None = None
 
     @property
@@ -206,7 +217,10 @@ class Pull:
             age_s_max = self.request.age_s_max
             target = await shop.resolver.resolve(self.ref, self._access, age_s_max)
         plan = target.plan
-        files = self._select(plan)
+        selected = files = self._select(plan)
+        number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
+        if number is not None:
+            files |= {number}
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
@@ -229,7 +243,7 @@ class Pull:
                 await shop.work(partial(possession.note, shop.store, self.ref, whole, now_ns))
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
-        return await self._finish(plan, manifest, files)
+        return await self._finish(plan, manifest, files, selected)
 
     async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""
@@ -239,6 +253,7 @@ class Pull:
             self._phase = "fetching"
             try:
                 manifest = await self._fetch(target, ingest, files)
+                await self._judge(target.plan, manifest, files)
                 self._phase = "sealing"
                 await self._workshop.work(partial(ingest.seal, manifest))
                 if self._checker is not None:
@@ -249,6 +264,14 @@ class Pull:
                 logger.warning("pull.resumed", extra={"ref": self.ref.safe, "error": str(exc)})
             else:
                 return manifest
+
+    async def _judge(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> None:
+        """Refuse what is not signed as it must be, before there is an artifact of it."""
+        shop = self._workshop
+        self._phase = "verifying"
+        self._signed = await shop.signatures.judged(
+            shop.store, shop.workers, self.ref, manifest, plan, files
+        )
 
     @property
     def _choice(self) -> Choice:
@@ -341,12 +364,17 @@ class Pull:
                 await shop.resolver.refuted(self.ref, target.plan)
             raise
 
-    async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
+    async def _finish(
+        self, plan: Plan, manifest: Manifest, files: frozenset[int], selected: frozenset[int]
+    ) -> Pulled:
         shop = self._workshop
         store = shop.store
         artifact = manifest.digest
-        is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
-        self.shown = Shown(artifact, None if is_whole else files, plan.ref)
+        verdict = None
+        if self._signed is not None:
+            verdict = await shop.work(partial(shop.signatures.keep, store, manifest, self._signed))
+        is_whole = len(selected) == len(plan.files) or len(manifest.files) < len(plan.files)
+        self.shown = Shown(artifact, None if is_whole else selected, plan.ref)
         view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
         ref = self.ref.unpinned.named
         is_part = len(manifest.files) < len(plan.files)
@@ -367,6 +395,7 @@ class Pull:
             bytes_from_origin=by[Source.ORIGIN],
             bytes_from_peers=by[Source.PEER],
             bytes_from_store=self._bytes_from_store + by[Source.STORE],
+            signature=signature_of(verdict),
         )
 
 
@@ -404,6 +433,18 @@ def _sealed(plan: Plan, files: frozenset[int], swarm: Swarm) -> Manifest:
     part = Plan(plan.ref, tuple(plan.files[number] for number in chosen))
     indexes = [index for number in chosen for index in plan.indexes(number)]
     return Manifest.seal(part, [digests[index] for index in indexes])
+
+
+def signature_of(verdict: Verdict | None) -> Signature | None:
+    """A verdict, for whoever asks the agent."""
+    if verdict is None:
+        return None
+    return Signature(
+        by=verdict.signer,
+        method=verdict.method,
+        verified_ns=verdict.verified_ns,
+        files=len(verdict.files),
+    )
 
 
 def is_held(state: ArtifactState) -> bool:

@@ -200,7 +200,8 @@ class Volumes:
             shown = None
         if shown is None and wish.ref.pin is None:
             return None
-        return await self._shop.work(partial(self._believed, wish, shown))
+        shown = await self._shop.work(partial(self._believed, wish, shown))
+        return shown if shown is not None and await self._shop.is_genuine(wish.ref, shown) else None
 
     def _believed(self, wish: Wish, shown: Shown | None) -> Shown | None:
         if not self._prover.believes(wish.ref, wish.access):

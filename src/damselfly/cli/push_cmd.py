@@ -16,6 +16,7 @@ signature is pushed beside them as model.sig; the passphrase of a key is read fr
 $DAMSELFLY_SIGN_PASSPHRASE.
 """
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -30,6 +31,7 @@ from damselfly.client.answers import Credentials
 from damselfly.errors import UsageError
 
 if TYPE_CHECKING:
+    from damselfly.origin.parcel import Sign
     from damselfly.origin.push import PushProgress, PushReport
 
 INTERRUPTED = 130
@@ -41,6 +43,12 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("destination", metavar="DEST", help="a path, or a ref")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be sent, and send nothing"
+    )
+    parser.add_argument(
+        "--sign-key",
+        metavar="KEY",
+        type=Path,
+        help="sign the files with this private key (PEM, on P-256, P-384 or P-521)",
     )
     parser.add_argument(
         "--token-file", metavar="PATH", help="a file with the token that opens DEST ('-': stdin)"
@@ -60,6 +68,7 @@ def run(args: Namespace) -> int:
         from damselfly.origin.access import OWN, Access  # noqa: PLC0415 - blake3 with them
         from damselfly.origin.push import push  # noqa: PLC0415
 
+    sign = _signer(args.sign_key) if args.sign_key is not None else None
     access = OWN
     if credentials is not None:
         access = Access.of(credentials.token, credentials.username, credentials.password)
@@ -80,7 +89,12 @@ def run(args: Namespace) -> int:
 
         try:
             report = push(
-                args.directory, args.destination, show, access=access, is_dry=args.dry_run
+                args.directory,
+                args.destination,
+                show,
+                access=access,
+                sign=sign,
+                is_dry=args.dry_run,
             )
         except KeyboardInterrupt:
             progress.clear()
@@ -99,12 +113,19 @@ def run(args: Namespace) -> int:
                 "bytes_sent": report.bytes_sent,
                 "bytes_kept": report.manifest.bytes - report.bytes_sent,
                 "was_whole": report.is_whole,
+                "signed": sign is not None,
                 "dry_run": args.dry_run,
             }
         )
     else:
         print(report.artifact)
     return 0
+
+
+def _signer(key: Path) -> "Sign":
+    from damselfly.origin.signature import signer  # noqa: PLC0415
+
+    return signer(key, os.environ.get("DAMSELFLY_SIGN_PASSPHRASE"))
 
 
 def _credentials(args: Namespace) -> Credentials | None:

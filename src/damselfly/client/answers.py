@@ -123,6 +123,18 @@ class Progress(Record):
     waiting_for: str | None = None
 
 
+class Signature(Record):
+    """A signature that the agent verified: by whom (for people), how, when, and of how many files.
+
+    `method` is `key`, `certificate` or `keyless`.
+    """
+
+    by: str
+    method: str
+    verified_ns: int
+    files: int
+
+
 class Pulled(Record):
     """A pull ended well: `path` is a read-only view of the files in the store."""
 
@@ -137,6 +149,7 @@ class Pulled(Record):
     bytes_from_origin: int
     bytes_from_peers: int
     bytes_from_store: int
+    signature: Signature | None = None
 
 
 class Opened(Record):
@@ -224,7 +237,8 @@ class HeldArtifact(Record):
     """An artifact in the store, whole or in part.
 
     `bytes` and `files` count what its manifest lists, `bytes_held` what is here. `path` is a view
-    of it, if there is one. `refs` are the names it was pulled by.
+    of it, if there is one. `refs` are the names it was pulled by. `signature` is the one that was
+    verified last; None if none was.
     """
 
     artifact: str
@@ -236,6 +250,7 @@ class HeldArtifact(Record):
     leases: int = 0
     used_ns: int | None = None
     path: str | None = None
+    signature: Signature | None = None
 
 
 class VerifyProgress(Record):
