@@ -85,3 +85,29 @@ def test_two_agents_pull_from_a_cloud_and_it_is_read_once(
     assert json.loads(first.stdout)["bytes_from_origin"] == size
     assert json.loads(second.stdout)["bytes_from_peers"] == size
     assert same_tree(tmp_path / "tree", model)
+
+
+def test_what_the_command_line_pushes_an_agent_pulls_by_its_manifest(
+    fleet: Fleet,
+    model: Path,
+    place: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ref, flags = place
+    pushed = ref.replace("/m/", "/pushed/")
+    if ref.startswith("gs"):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", flags[1])
+    else:
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(flags[1]))
+
+    push = damselfly("push", str(model), pushed, "--json")
+    again = damselfly("push", str(model), pushed, "--json")
+    (agent,) = started(fleet)  # It is told of the cloud by the environment, too.
+    pull = damselfly("pull", pushed, "--json", "--to", str(tmp_path / "tree"), agent=agent)
+
+    assert push.returncode == 0, push.stderr
+    assert json.loads(again.stdout)["bytes_sent"] == 0
+    assert pull.returncode == 0, pull.stderr
+    assert json.loads(pull.stdout)["artifact"] == json.loads(push.stdout)["artifact"]
+    assert same_tree(tmp_path / "tree", model)
