@@ -82,6 +82,14 @@ class Admission:
             if empty:
                 self._room.drop([], empty)
 
+    def discard(self, plan: Plan, file: int, row_id: int) -> None:
+        """Forget what was begun of a plan's file, and that the plan goes on with it."""
+        row = self._catalog.file(row_id)
+        if row is not None and not row.is_placed:
+            self._files.drop_chunks(row, self._catalog.chunks(row.id))
+        with self._catalog.change() as change:
+            change.drop_contact(plan.id, plan.files[file].path)
+
     # --- finding ---
 
     def _find(self, plan: Plan, number: int, digests: Sequence[Digest | None]) -> FileRow | _Sought:

@@ -1,7 +1,7 @@
 """The account of the store, in SQLite; the only module that knows SQL.
 
 A chunk is here if and only if it has a row: there is no bitmap beside the digest index that could
-disagree with it. `schema.sql` and `proofs.sql` say what each table means.
+disagree with it. The `.sql` files say what each table means.
 
 Durability. WAL with `synchronous=NORMAL`: a commit is a write to the page cache, which survives
 kill -9, and costs no `fsync`; the log is never torn, so a power cut loses the newest commits at
@@ -28,7 +28,7 @@ from typing import Any
 from damselfly.errors import IntegrityError, StoreFullError, UnsupportedFormatError
 from damselfly.model.digest import Digest
 
-SCHEMA = ("schema.sql", "proofs.sql")
+SCHEMA = ("schema.sql", "proofs.sql", "signatures.sql", "whole.sql")
 """What made the catalog, in this order: one of version n has the first n."""
 SCHEMA_VERSION = len(SCHEMA)
 _BUSY_S = 30.0
@@ -100,6 +100,17 @@ class ArtifactRow:
     created_ns: int
     used_ns: int
     pinned_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRow:
+    """One signature of an artifact that was verified; `files` is a bitmap."""
+
+    trust: Digest
+    method: str
+    signer: str
+    files: bytes
+    verified_ns: int
 
 
 _Row = tuple[Any, ...]
@@ -442,6 +453,33 @@ class Catalog:
         row = self._row("SELECT proved_ns FROM proof WHERE asker = ?", (asker.raw,))
         return None if row is None else int(row[0])
 
+    # --- whole files ---
+
+    def sha256_of(self, content: Digest) -> tuple[bytes, bool] | None:
+        """What a content is as a whole, and whether this node found that itself."""
+        row = self._row("SELECT sha256, ours FROM whole WHERE content = ?", (content.raw,))
+        return None if row is None else (row[0], bool(row[1]))
+
+    def whole_files(self, sha256: bytes, size: int) -> list[FileRow]:
+        """Files that are this as a whole, as far as known; a handful is enough."""
+        rows = self._rows(
+            "SELECT file.* FROM whole JOIN file ON file.content = whole.content"
+            " WHERE whole.sha256 = ? AND file.bytes = ? AND file.held = file.chunks LIMIT 8",
+            (sha256, size),
+        )
+        return [_file_row(row) for row in rows]
+
+    # --- signatures ---
+
+    def signatures(self, artifact: int) -> list[SignatureRow]:
+        """The signatures of an artifact that were verified, the newest first."""
+        rows = self._rows(
+            "SELECT trust, method, signer, files, verified_ns FROM signature"
+            " WHERE artifact = ? ORDER BY verified_ns DESC, trust",
+            (artifact,),
+        )
+        return [SignatureRow(Digest(row[0]), *row[1:]) for row in rows]
+
 
 class Change:
     """What can be changed within one transaction; made by `Catalog.change`."""
@@ -494,6 +532,10 @@ class Change:
     def forget_contacts(self, file: int) -> None:
         """No plan may go on with this file: its content is that of a manifest now."""
         self._do("DELETE FROM contact WHERE file = ?", file)
+
+    def drop_contact(self, plan: Digest, path: str) -> None:
+        """This plan begins its file at this path anew."""
+        self._do("DELETE FROM contact WHERE plan = ? AND path = ?", plan.raw, path)
 
     def set_placed(self, file: int) -> None:
         """The file lies in `files/` now."""
@@ -626,3 +668,36 @@ class Change:
     def drop_proof(self, asker: Digest) -> None:
         """It is true no more."""
         self._do("DELETE FROM proof WHERE asker = ?", asker.raw)
+
+    # --- whole files ---
+
+    def add_whole(self, content: Digest, sha256: bytes, *, is_ours: bool) -> None:
+        """A content is this as a whole; what we found ourselves is never replaced by a belief."""
+        self._do(
+            "INSERT INTO whole VALUES (?, ?, ?) ON CONFLICT (content) DO UPDATE"
+            " SET sha256 = excluded.sha256, ours = excluded.ours WHERE excluded.ours >= ours",
+            content.raw,
+            sha256,
+            int(is_ours),
+        )
+
+    def drop_stray_wholes(self) -> None:
+        """Forget contents that no file has: of pulls that were stopped before they were sealed."""
+        self._do(
+            "DELETE FROM whole WHERE content NOT IN"
+            " (SELECT content FROM file WHERE content IS NOT NULL)"
+        )
+
+    # --- signatures ---
+
+    def add_signature(self, artifact: int, row: SignatureRow) -> None:
+        """A signature was verified; it stands for what this trust said of the artifact before."""
+        self._do(
+            "INSERT OR REPLACE INTO signature VALUES (?, ?, ?, ?, ?, ?)",
+            artifact,
+            row.trust.raw,
+            row.method,
+            row.signer,
+            row.files,
+            row.verified_ns,
+        )

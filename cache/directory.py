@@ -24,8 +24,9 @@ PRIVATE = 0o600
 class Directory:
     """An open directory; names given to it have no slash.
 
-    Nothing planted inside (a symlink, a fifo) can lead an operation outside or block it. `OSError`
-    passes through: the callers know what they were doing. Close it, or use it in a `with`.
+    One that has is refused where something would be made or removed (`check_name`). Nothing planted
+    inside (a symlink, a fifo) can lead an operation outside or block it. `OSError` passes through:
+    the callers know what they were doing. Close it, or use it in a `with`.
     """
 
     __slots__ = ("fd", "path")
@@ -57,6 +58,7 @@ class Directory:
 
     def make_folder(self, name: str) -> "Directory":
         """Open the directory `name`, made if need be; anything else of that name is removed."""
+        check_name(name)
         for _ in range(2):
             try:
                 os.mkdir(name, FOLDER_MODE, dir_fd=self.fd)
@@ -85,7 +87,7 @@ class Directory:
     def create(self, name: str) -> int:
         """Make a new file, private until it is complete, and open it for writing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN_FILE
-        return os.open(name, flags, PRIVATE, dir_fd=self.fd)
+        return os.open(check_name(name), flags, PRIVATE, dir_fd=self.fd)
 
     def open_file(self, name: str) -> int:
         """Open a regular file for reading.
@@ -123,6 +125,7 @@ class Directory:
 
     def write(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Make or replace a small file atomically: readers see the old or the new one, whole."""
+        check_name(name)
         temporary = temporary_name()
         fd = self.create(temporary)
         try:
@@ -138,7 +141,7 @@ class Directory:
 
     def make_link(self, name: str, target: str) -> None:
         """Make a symbolic link to `target`."""
-        os.symlink(target, name, dir_fd=self.fd)
+        os.symlink(target, check_name(name), dir_fd=self.fd)
 
     def read_link(self, name: str) -> str | None:
         """Where a symbolic link leads; None: it is not one, or not there."""
@@ -149,16 +152,18 @@ class Directory:
 
     def move(self, name: str, to: "Directory", new_name: str) -> None:
         """Rename, replacing a file of that name."""
-        os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+        os.rename(name, check_name(new_name), src_dir_fd=self.fd, dst_dir_fd=to.fd)
 
     def link(self, name: str, to: "Directory", new_name: str) -> None:
         """Give the inode of `name` another name."""
-        os.link(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd, follow_symlinks=False)
+        os.link(
+            name, check_name(new_name), src_dir_fd=self.fd, dst_dir_fd=to.fd, follow_symlinks=False
+        )
 
     def remove(self, name: str) -> bool:
         """Remove a file, a link or a whole tree; False: nothing was there."""
         try:
-            os.unlink(name, dir_fd=self.fd)
+            os.unlink(check_name(name), dir_fd=self.fd)
         except FileNotFoundError:
             return False
         except (IsADirectoryError, PermissionError):
@@ -169,6 +174,19 @@ class Directory:
         """Remove a folder in which nothing is."""
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=self.fd)
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can be one in a directory, and leads nowhere else.
+
+    Names come from refs and manifests, which were checked: this is for the day that a check fails.
+
+    Raises:
+        IntegrityError: it is empty, `.` or `..`, or has a slash or a NUL.
+    """
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise IntegrityError(f"{name[:120]!r} cannot be a name in a directory of the store")
+    return name
 
 
 def temporary_name() -> str:

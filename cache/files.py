@@ -20,6 +20,7 @@ compared before a chunk is handed out. If it differs, the file is *suspect*: eve
 before it is served, until `scrub.py` has re-read the file.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -266,6 +267,35 @@ class Files:
             raise
         located.close()
         return None
+
+    def read_chunk(self, file: int, chunk: ChunkRow, view: memoryview) -> bool:
+        """Fill `view` with a chunk of one file, verified; a bad one is dropped. False: it is bad.
+
+        Raises:
+            OSError: the disk refuses in another way than by not having it.
+        """
+        with self._lock:
+            self._reading[file] += 1
+        try:
+            descriptor = self._readers.acquire(file, lambda: self.open_by_id(file)[1])
+            try:
+                is_good = (
+                    disk.read_into(descriptor.fd, view, chunk.start) == chunk.length
+                    and Digest.of(view) == chunk.digest
+                )
+            finally:
+                self._readers.release(descriptor)
+        except FileNotFoundError:
+            is_good = False
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            is_good = False
+        finally:
+            self._end_reading(file)
+        if not is_good and (row := self.catalog.file(file)) is not None:
+            self.drop_chunks(row, [chunk])
+        return is_good
 
     def end_reading(self, descriptor: Descriptor) -> None:
         """A `Located` was closed."""

@@ -7,6 +7,7 @@ from typing import Self
 
 from damselfly.cache import disk
 from damselfly.cache.admission import Admission
+from damselfly.cache.catalog import ChunkRow
 from damselfly.cache.files import Files, Filling
 from damselfly.cache.room import RoomKeeper, human
 from damselfly.cache.sealing import Sealing
@@ -14,7 +15,7 @@ from damselfly.cache.syncer import Syncer
 from damselfly.errors import DigestMismatchError, IntegrityError, LocalProtocolError, StoreFullError
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
-from damselfly.model.manifest import Manifest
+from damselfly.model.manifest import Chunk, Manifest, ManifestFile
 from damselfly.model.plan import Plan
 
 
@@ -112,6 +113,52 @@ class Ingest:
                     return False
                 self._syncer.note(filling.id, number, span.length)
         return True
+
+    # --- whole files ---
+
+    def share(self, file: int) -> float:
+        """How much of a wanted file's chunks is here, as a part of all of them."""
+        count = len(self.plan.files[file].lengths)
+        return self._filling(file).have.bit_count() / count if count else 1.0
+
+    def content(self, file: int) -> Digest | None:
+        """What a wanted file is, by its chunks; None while it lacks some."""
+        digests, planned = self._filling(file).digests, self.plan.files[file]
+        known = [digests.get(number) for number in range(len(planned.lengths))]
+        chunks = tuple(
+            Chunk(digest, length)
+            for digest, length in zip(known, planned.lengths, strict=True)
+            if digest is not None
+        )
+        return ManifestFile(planned.path, chunks).id if len(chunks) == len(known) else None
+
+    def read(self, index: int, view: memoryview) -> Digest | None:
+        """Read a chunk back, verified; None: it is not here, or was bad and is here no more.
+
+        Raises:
+            IntegrityError: the disk refuses.
+        """
+        span = self.plan.span(index)
+        number = index - self.plan.firsts[span.file]
+        with self._working(), self._disk_errors(index):
+            while True:
+                filling = self._filling(span.file)
+                digest = filling.digests.get(number)
+                if digest is None:
+                    return None
+                chunk = ChunkRow(number, span.start, span.length, digest)
+                if self._files.read_chunk(filling.id, chunk, view):
+                    return digest
+                if self._filling(span.file) is filling:
+                    return None  # Else it became another file meanwhile, which has the chunk.
+
+    def discard(self, file: int) -> None:
+        """A wanted file is not what its origin published: keep nothing that this pull began.
+
+        A file that an artifact of this store has, under whatever name, stays as it is.
+        """
+        with self._working(), self._room.lock:
+            self._admission.discard(self.plan, file, self._filling(file).id)
 
     def seal(self, manifest: Manifest) -> None:
         """Make the wanted files whole, and record the artifact; may be called again.

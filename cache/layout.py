@@ -43,5 +43,6 @@ def view_name(files: Iterable[int] | None, hub: HubName | None = None) -> str:
         return FULL_VIEW
     text = FULL_VIEW if files is None else ",".join(str(number) for number in sorted(files))
     if hub is not None:
-        text = "\n".join([text, hub.folder, hub.revision, *hub.branches])
+        inside = [f"/{hub.inside}"] if hub.inside else []
+        text = "\n".join([text, hub.folder, hub.revision, *hub.branches, *inside])
     return Digest.of(text.encode()).hex[:32]

@@ -39,6 +39,20 @@ class ArtifactInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Somebody who is trusted signed these files of an artifact: who, how, and when it was seen.
+
+    `trust` changes with whom to trust; only under the same one does a verdict count.
+    """
+
+    trust: Digest
+    method: str
+    signer: str
+    files: frozenset[int]
+    verified_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Usage:
     """What the store takes and may take."""
 

@@ -23,7 +23,7 @@ from typing import Self
 
 from damselfly.cache import disk, layout
 from damselfly.cache.admission import Admission
-from damselfly.cache.catalog import ArtifactRow, Catalog, FileRow
+from damselfly.cache.catalog import ArtifactRow, Catalog, FileRow, SignatureRow
 from damselfly.cache.directory import Directory
 from damselfly.cache.files import Files, Located
 from damselfly.cache.ingest import Ingest
@@ -40,6 +40,7 @@ from damselfly.cache.report import (
     Removed,
     RoomFor,
     Usage,
+    Verdict,
     Verified,
 )
 from damselfly.cache.room import RoomKeeper
@@ -163,6 +164,8 @@ class Store:
             leases=self._leases,
             tmp=self._folders[layout.TMP],
         ).run(disk.boot_id(), self._clock.wall_ns())
+        with self._catalog.change() as change:
+            change.drop_stray_wholes()
         self._syncer.start(self._catalog.unsynced())
 
     def close(self) -> None:
@@ -334,6 +337,22 @@ class Store:
         rows = (self._catalog.file_of_content(manifest.file_id(number)) for number in numbers)
         return all(row is not None and row.is_whole for row in rows)
 
+    # --- whole files ---
+
+    def found_whole(self, content: Digest, sha256: str, *, is_ours: bool) -> None:
+        """Keep what a content is as a whole: found here, or believed of others."""
+        with self._catalog.change() as change:
+            change.add_whole(
+                content, bytes.fromhex(sha256.removeprefix("sha256:")), is_ours=is_ours
+            )
+
+    def sha256_of(self, content: Digest, *, is_ours: bool = False) -> str | None:
+        """What a content is as a whole, if that is known; with `is_ours`, if we found it here."""
+        found = self._catalog.sha256_of(content)
+        if found is None or (is_ours and not found[1]):
+            return None
+        return f"sha256:{found[0].hex()}"
+
     # --- artifacts ---
 
     def files_of(self, artifact: Digest) -> frozenset[int]:
@@ -384,6 +403,40 @@ class Store:
         if row is None:
             raise ArtifactNotFoundError(f"{artifact} is not in the store {self.path}")
         return row
+
+    def keep_verdict(
+        self, artifact: Digest, trust: Digest, method: str, signer: str, files: frozenset[int]
+    ) -> Verdict:
+        """Keep that a signature was verified just now; it goes with the artifact.
+
+        Raises:
+            ArtifactNotFoundError: the artifact is not here.
+        """
+        manifest = self._known(artifact)
+        owner = self._artifact(artifact)
+        now_ns = self._clock.wall_ns()
+        bits = Bitmap.of(len(manifest.files), files).to_bytes()
+        with self._catalog.change() as change:
+            change.add_signature(owner.id, SignatureRow(trust, method, signer, bits, now_ns))
+        return Verdict(trust=trust, method=method, signer=signer, files=files, verified_ns=now_ns)
+
+    def verdicts(self, artifact: Digest) -> list[Verdict]:
+        """The signatures of an artifact that were verified, the newest first."""
+        manifest = self.manifest(artifact)
+        owner = self._catalog.artifact(artifact)
+        if manifest is None or owner is None:
+            return []
+        count = len(manifest.files)
+        return [
+            Verdict(
+                trust=row.trust,
+                method=row.method,
+                signer=row.signer,
+                files=frozenset(Bitmap.parse(count, row.files)),
+                verified_ns=row.verified_ns,
+            )
+            for row in self._catalog.signatures(owner.id)
+        ]
 
     def remember(self, ref: str, revision: str, artifact: Digest) -> None:
         """Note that `ref` was this artifact at that revision; true for ever, so never evicted."""

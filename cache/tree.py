@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from damselfly.cache.catalog import FileRow
+from damselfly.cache.directory import check_name
 from damselfly.model.hub import HubName
 
 HUB = "hub"
@@ -59,8 +60,10 @@ def _hub_entries(
         # Without a newline: the client takes all of it for the revision.
         yield f"{name.folder}/refs/{branch}", Text(name.revision.encode())
     blobs: set[str] = set()
-    for path, row in entries:
+    within = f"{name.inside}/" if name.inside else ""
+    for below, row in entries:
         assert row.content is not None, "only a whole file is shown"
+        path = within + below
         blob = row.content.hex
         if blob not in blobs:
             blobs.add(blob)
@@ -72,7 +75,7 @@ def _hub_entries(
 def _tree(entries: Iterable[tuple[str, Leaf]]) -> Tree:
     root: Tree = {}
     for path, leaf in entries:
-        *folders, name = path.split("/")
+        *folders, name = map(check_name, path.split("/"))
         folder = root
         for part in folders:
             below = folder.setdefault(part, {})

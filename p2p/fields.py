@@ -13,7 +13,11 @@ from typing import Final, NoReturn, TypeVar, cast
 
 from damselfly.errors import RemoteProtocolError
 from damselfly.model.bitmap import Bitmap
+from damselfly.model.bounded_json import loads
 from damselfly.model.digest import DIGEST_BYTES, Digest
+
+VALUES_MAX: Final = 1 << 18
+"""Lists have some thousand entries; what is long, bits and digests, is text."""
 
 _T = TypeVar("_T")
 _HEX_64: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -48,8 +52,8 @@ class Fields:
         if len(data) > bytes_max:
             raise RemoteProtocolError(f"{what} has {len(data)} bytes, at most {bytes_max} may be")
         try:
-            value: object = json.loads(data)
-        except (ValueError, RecursionError) as exc:
+            value = loads(data, values_max=VALUES_MAX)
+        except ValueError as exc:
             raise RemoteProtocolError(f"{what} is not JSON") from exc
         if not isinstance(value, dict):
             raise RemoteProtocolError(f"{what} is not a JSON object")

@@ -18,7 +18,9 @@ swarm, shared evenly: with too many, members would each read a slice of the orig
 exchange them, and nobody's link would be used both ways from the start.
 Rule 3. A claim lives while its holder's reports list it and its bytes grow. It ends when it is
 done, handed back, missing from a report, or has not moved for `claim_patience_s`. Time alone never
-moves it: a second reader of the same bytes would slow the first one down.
+moves it: a second reader of the same bytes would slow the first one down. Resting is not silence:
+a holder that says that the origin makes it wait (429, or its budget is used up) keeps its claim for
+`rest_patience_s`, for everybody else would have to wait as well.
 Rule 4. A member that is silent is forgotten after three of its own heartbeats. Others' words (dead,
 corrupt) only shorten the wait for one that is silent anyway, or pass over one that at least two
 accuse, a quarter of the swarm at most, as long as somebody else can fetch what it lacks: a liar can
@@ -30,12 +32,15 @@ grants nothing meanwhile. Claims in flight go on and are adopted. Two homes at a
 claims. A home in an agent that has just started is *closed*: it grants nothing before it is opened.
 Rule 7. At first contact a digest is set once: by somebody who was granted the index, or, where
 nobody works on it, by somebody who holds it. What several told a young home is settled by majority.
-Rule 8. A member that has tried all holders of a chunk and got it from none may fetch it itself. It
+Rule 8. A member's word that a file is wrong refutes the digests of its chunks: as soon as nobody
+holds such a chunk any more, its digest is forgotten and it is free, as if never read. A liar alone
+cannot have one forgotten that others hold: they read the file for themselves (`hashing.py`).
+Rule 9. A member that has tried all holders of a chunk and got it from none may fetch it itself. It
 costs the origin no more than the liar could have cost it by asking directly.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from damselfly.errors import RemoteProtocolError
@@ -68,6 +73,8 @@ class HomeLimits:
     eighth of the chunks, or eight."""
     run_count_max: int = 8
     claim_patience_s: float = 5.0
+    rest_patience_s: float = 600.0
+    """So long a claim may rest without a byte: no longer than anybody waits for an origin."""
     claim_moved_bytes_min: int = 65_536
     """Less than this in `claim_patience_s` is no progress: a claim cannot be held by a trickle."""
     member_patience_s: float = 5.0
@@ -110,6 +117,8 @@ class _Claim:
     """What is left of the run. Invariant: in no other claim of this home."""
     received_bytes: int
     moved_s: float
+    rests_since_s: float | None = None
+    """Since when it has rested without a byte in between."""
     is_contested: bool = False
     """Others say that they hold the chunk, but its claimant could get it from none of them."""
 
@@ -199,6 +208,9 @@ class Home:
         self._has_news = False
         self._news: dict[int, Digest] = {}
         self._news_sealed: Digest | None = None
+        self._refuted = 0
+        """Chunks of files that somebody found wrong, and whose digests are still believed."""
+        self._news_forgotten = 0
         self._actions: deque[Tell] = deque()
         self._heard_s = now
 
@@ -222,6 +234,7 @@ class Home:
         if report.is_leaving:
             if member is not None:
                 self._forget(member)
+                self._refute(report.refuted)
             self._look_for_claimants(now)
             return Reply(self.boot)
         if member is None:
@@ -392,6 +405,8 @@ class Home:
                 if len(other.follows) < FOLLOWED_MAX // 2:
                     self._refill(other)
         self._count_held()
+        if self._refuted:
+            self._forget_refuted()
 
     def _refill(self, member: _Member) -> None:
         """Many of those a member followed have left a large swarm: find it others."""
@@ -436,6 +451,11 @@ class Home:
             for index in report.lost:
                 member.have &= ~(1 << index)
             self._count_held()
+        if report.refuted:
+            for index in report.refuted:
+                member.have &= ~(1 << index)
+            self._count_held()
+            self._refute(report.refuted)
         for returned in report.returned:
             self._take_back(member, returned.reason, now)
         self._take_open(member, report, now)
@@ -485,6 +505,31 @@ class Home:
         self._granted.pop(index, None)
         return True
 
+    def _refute(self, indexes: Iterable[int]) -> None:
+        if not self.digests:
+            return  # A sealed swarm: nobody learns digests here.
+        for index in indexes:
+            self._refuted |= 1 << index
+        self._forget_refuted()
+
+    def _forget_refuted(self) -> None:
+        """Forget the digests that were refuted and that nobody stands for any more."""
+        held = 0
+        for member in self._members.values():
+            held |= member.have
+        gone = self._refuted & ~held
+        if not gone:
+            return
+        self._refuted &= ~gone
+        for index in indexes_of(gone):
+            at_it = {claim.member.agent for claim in self._claims if claim.bits >> index & 1}
+            self._granted[index] = at_it
+            self._news.pop(index, None)
+            self._hearsay.pop(index, None)
+            if self.digests.pop(index, None) is not None:
+                self._news_forgotten |= 1 << index
+                self._has_news = True
+
     def _take_back(self, member: _Member, reason: HandBack, now: float) -> None:
         limits = self._limits
         if reason is HandBack.DENIED:
@@ -512,13 +557,23 @@ class Home:
             ):
                 self._claimed &= ~claim.bits | bits
                 claim.moved_s = now
+                claim.rests_since_s = None
                 claim.received_bytes = entry.received_bytes
                 claim.bits &= bits
+            elif entry.is_resting:
+                self._rest(claim, now)
             listed.append(claim)
         if len(listed) < len(member.claims):
             for claim in member.claims[:]:
                 if claim not in listed:
                     self._end(claim)
+
+    def _rest(self, claim: _Claim, now: float) -> None:
+        """The origin makes its holder wait: it is not given up for that, for a long while."""
+        if claim.rests_since_s is None:
+            claim.rests_since_s = now
+        if now - claim.rests_since_s < self._limits.rest_patience_s:
+            claim.moved_s = now
 
     def _adopt(self, member: _Member, bits: int, received_bytes: int, now: float) -> _Claim | None:
         """Go on with a claim that another home granted, unless somebody here is at it."""
@@ -649,7 +704,8 @@ class Home:
             ahead = free >> start
             count = min(count_max, ((ahead + 1) & ~ahead).bit_length() - 1)
             run = Run(start, count)
-            claim = _Claim(member, run.bits, 0, now, bool(run.bits & contested))
+            is_contested = bool(run.bits & contested)
+            claim = _Claim(member, run.bits, 0, now, is_contested=is_contested)
             assert not self._claimed & run.bits, "one live claim for a chunk"
             self._claims.append(claim)
             self._claimed |= run.bits
@@ -778,8 +834,10 @@ class Home:
     def _tell_news(self, now: float) -> None:
         self._line_s = now
         self._has_news = False
-        shared = LiveLine(digests=self._news, sealed=self._news_sealed)
-        is_shared_empty = not self._news and self._news_sealed is None
+        forgotten = tuple(indexes_of(self._news_forgotten))
+        shared = LiveLine(digests=self._news, forgotten=forgotten, sealed=self._news_sealed)
+        is_shared_empty = not self._news and not forgotten and self._news_sealed is None
+        self._news_forgotten = 0
         self._news = {}
         self._news_sealed = None
         for member in self._members.values():
@@ -791,6 +849,7 @@ class Home:
                     digests=digests,
                     joined=tuple(member.joined),
                     left=tuple(member.left),
+                    forgotten=() if member.is_sealed else forgotten,
                     sealed=shared.sealed,
                 )
                 member.joined.clear()

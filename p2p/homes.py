@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from damselfly.clock import Clock
 from damselfly.errors import RemoteProtocolError
+from damselfly.p2p.hashing import HashDesk, HashReply, HashReport
 from damselfly.p2p.home import Home
 from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, LiveLine, Reply, Report, SwarmID
@@ -31,6 +32,8 @@ class _Desk:
     listeners: dict[AgentID, Lines[LiveLine]] = field(
         default_factory=dict[AgentID, Lines[LiveLine]]
     )
+    hashes: HashDesk | None = None
+    """Who reads which files again; where an origin published digests of them."""
 
 
 class Homes:
@@ -66,6 +69,17 @@ class Homes:
         reply = desk.home.reported(report, self._clock.monotonic_s())
         self._pump(desk)
         return reply
+
+    def hashed(self, swarm: SwarmID, chunk_count: int, report: HashReport) -> HashReply:
+        """Hand what a member says of whole files to the desk of `swarm`.
+
+        Raises:
+            RemoteProtocolError: the desk does not take it, or there are too many homes.
+        """
+        desk = self._desk(swarm, chunk_count)
+        if desk.hashes is None:
+            desk.hashes = HashDesk(swarm, report.file_count)
+        return desk.hashes.reported(report, self._clock.monotonic_s())
 
     async def live(
         self, swarm: SwarmID, agent: AgentID, chunk_count: int

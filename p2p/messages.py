@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NewType
+from typing import Final, NewType, cast
 
 from damselfly.errors import RemoteProtocolError
 from damselfly.model.bitmap import Bitmap, indexes_of
@@ -46,8 +46,11 @@ FOLLOWED_MAX: Final = 64
 _ENTRIES_MAX: Final = 4096
 
 AGENT_PATTERN: Final = re.compile(
-    r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}", re.ASCII
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|(?=[^:]{1,254}:)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?)"
+    r":(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])",
+    re.ASCII,
 )
+"""No name that a resolver chokes on, and no port that there is not: strangers write these."""
 BOOT_PATTERN: Final = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
 ZONE_PATTERN: Final = re.compile(r"[0-9A-Za-z._/:-]{0,63}", re.ASCII)
 _BYTES_MAX: Final = 1 << 50
@@ -84,6 +87,8 @@ class OpenClaim:
 
     run: Run
     received_bytes: int
+    is_resting: bool = False
+    """The origin asked for rest, or its budget is used up: its holder waits, and is not silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,9 @@ class Report:
     """Chunks that came from anywhere else since then."""
     lost: tuple[int, ...] = ()
     """Chunks no longer held: found bad on disk."""
+    refuted: tuple[int, ...] = ()
+    """Chunks no longer held, of a file that is not what its origin published: one of the digests
+    that were told at first contact is wrong, and nobody knows which."""
     open: tuple[OpenClaim, ...] = ()
     """Every claim it works on. One that is missing here is no claim any more."""
     returned: tuple[ReturnedClaim, ...] = ()
@@ -187,8 +195,13 @@ class Report:
             value["got"] = self.got
         if self.lost:
             value["lost"] = self.lost
+        if self.refuted:
+            value["refuted"] = self.refuted
         if self.open:
-            value["open"] = [[c.run.start, c.run.count, c.received_bytes] for c in self.open]
+            value["open"] = [
+                [c.run.start, c.run.count, c.received_bytes, *([1] if c.is_resting else ())]
+                for c in self.open
+            ]
         if self.returned:
             value["returned"] = [[c.run.start, c.run.count, c.reason.value] for c in self.returned]
         if self.dead:
@@ -225,6 +238,7 @@ class Report:
             done=fields.items("done", count, entry.digest),
             got=fields.items("got", count, entry.index),
             lost=fields.items("lost", count, entry.index),
+            refuted=fields.items("refuted", count, entry.index),
             open=fields.items("open", _ENTRIES_MAX, entry.open_claim),
             returned=fields.items("returned", _ENTRIES_MAX, entry.returned_claim),
             dead=fields.items("dead", _ENTRIES_MAX, _agent),
@@ -319,6 +333,8 @@ class LiveLine:
     """Follow these too."""
     left: tuple[AgentID, ...] = ()
     """These are no members any more."""
+    forgotten: tuple[int, ...] = ()
+    """The digests of these led to a file that is wrong: they are to be told anew."""
     has_claims: bool = False
     """Claims can be had again: report."""
     sealed: Digest | None = None
@@ -333,6 +349,8 @@ class LiveLine:
             value["joined"] = [[member.agent, member.zone] for member in self.joined]
         if self.left:
             value["left"] = self.left
+        if self.forgotten:
+            value["forgotten"] = self.forgotten
         if self.has_claims:
             value["claims"] = True
         if self.sealed is not None:
@@ -352,6 +370,7 @@ class LiveLine:
             digests=_digests_read(fields, chunk_count),
             joined=fields.items("joined", MEMBERS_MAX, entry.member),
             left=fields.items("left", MEMBERS_MAX, _agent),
+            forgotten=fields.items("forgotten", chunk_count, entry.index),
             has_claims=fields.flag("claims"),
             sealed=fields.digest("sealed"),
         )
@@ -416,10 +435,10 @@ class _Entries:
         return self._run(start, count)
 
     def open_claim(self, value: object) -> OpenClaim:
-        start, count, received = checked_tuple(value, 3, self._told)
-        return OpenClaim(
-            self._run(start, count), checked_integer(received, 0, _BYTES_MAX, self._told)
-        )
+        is_resting = isinstance(value, list) and len(cast("list[object]", value)) == 4
+        start, count, received, *_ = checked_tuple(value, 4 if is_resting else 3, self._told)
+        length = checked_integer(received, 0, _BYTES_MAX, self._told)
+        return OpenClaim(self._run(start, count), length, is_resting)
 
     def returned_claim(self, value: object) -> ReturnedClaim:
         start, count, reason = checked_tuple(value, 3, self._told)

@@ -131,6 +131,8 @@ class _OriginRun:
     """When it was answered, or its latest chunk came."""
     received_bytes: int = 0
     is_answered: bool = False
+    is_resting: bool = False
+    """The origin makes us wait: it asked for rest, or its budget is used up."""
 
     @property
     def run(self) -> Run:
@@ -265,6 +267,8 @@ class Planner:
         self._now = now
         if home != self._live:
             return
+        for index in line.forgotten:
+            self._forget(index)
         for index, digest in line.digests.items():
             self._learn(index, digest)
         if line.sealed is not None:
@@ -383,6 +387,13 @@ class Planner:
         if run is not None:
             run.received_bytes = received_bytes
 
+    def origin_waits(self, run_id: int, now: float, *, is_resting: bool) -> None:
+        """The origin makes a run wait, or it goes on."""
+        self._now = now
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.is_resting = is_resting
+
     def origin_chunk_arrived(self, run_id: int, index: int, digest: Digest, now: float) -> None:
         """A chunk of a run has come, is hashed and kept."""
         self._now = now
@@ -435,6 +446,15 @@ class Planner:
             self.have &= ~(1 << index)
             self._reporter.chunk_lost(index)
             self._mind_end()
+
+    def chunks_refuted(self, indexes: Collection[int], now: float) -> None:
+        """These are of a file that is wrong: given up, with what we know of them."""
+        self._now = now
+        for index in indexes:
+            self.have &= ~(1 << index)
+            self._forget(index)
+        self._reporter.chunks_refuted(indexes)
+        self._mind_end()
 
     def urgent(self, index: int, now: float) -> None:
         """Somebody waits for this chunk."""
@@ -536,6 +556,11 @@ class Planner:
         return self._fetching
 
     @property
+    def is_resting(self) -> bool:
+        """Nothing is on its way, and all that we may read from the origin has to wait there."""
+        return bool(self._runs) and all(run.is_resting for run in self._runs.values())
+
+    @property
     def waiting_for(self) -> str | None:
         """What holds us up, in words for people; None while bytes are on their way."""
         if self.is_complete or self._asks or self._runs:
@@ -597,6 +622,18 @@ class Planner:
         self.digests[index] = digest
         self._known |= 1 << index
 
+    def _forget(self, index: int) -> None:
+        """A digest is worth nothing any more; unless we hold the chunk, and say so again."""
+        if self.is_sealed or index not in self.digests:
+            return
+        if self.have >> index & 1:
+            self._reporter.tell_everything()
+            return
+        for ask in self._asks_of.get(index, [])[:]:
+            self._cancel(ask)
+        del self.digests[index]
+        self._known &= ~(1 << index)
+
     def _state(self) -> State:
         return State(
             have=self.have,
@@ -610,7 +647,10 @@ class Planner:
 
     def _standing(self) -> Standing:
         return Standing(
-            open=tuple(OpenClaim(run.run, run.received_bytes) for run in self._runs.values()),
+            open=tuple(
+                OpenClaim(run.run, run.received_bytes, run.is_resting)
+                for run in self._runs.values()
+            ),
             room=self._room(),
             lacking=self._lacking(),
             urgent=self._urgent[0] if self._urgent else None,

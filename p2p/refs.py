@@ -12,9 +12,14 @@ A home of an agent that has just started is *closed*: it does not know yet who i
 learns and tells outcomes, but answers `pending` where it would say `resolve`. Who resolves a ref
 says so to its new home (`resolving`). Once the agent has met the others, the home is opened.
 
-A resolution is believed for `fresh_s`: what stands behind a ref may change. That plan P became
-artifact A stays true for ever, and is kept as long as there is room. The first who says so is
-believed: a later one that says something else is wrong, or a liar who would change what others get.
+A resolution is believed for `fresh_s`: what stands behind a ref may change. Who asks may want a
+newer one, or be content with an older one (`age_s_max`): a commit is the same for ever. An outcome
+whose holders have all gone is asked for anew in the same way, and so is one of which somebody found
+the files to be others than the origin had said (`refuted`).
+
+That plan P became artifact A stays true for ever, and is kept as long as there is room. The first
+who says so is believed: a later one that says something else is wrong, or a liar who would change
+what others get.
 (A liar who is the first costs the others the digests: they find that they do not fit, see
 `agent/resolver.py`.)
 """
@@ -31,15 +36,18 @@ from damselfly.p2p.fields import Fields, checked_text, written
 from damselfly.p2p.messages import AGENT_PATTERN, BOOT_PATTERN, AgentID
 
 REF_MESSAGE_BYTES_MAX = 64 << 10
+AGE_S_MAX = 1e9
+"""Thirty years: of a ref that never changes."""
 _REF = re.compile(r"[!-~]{1,4096}")
-_NEWS = re.compile(r"ask|resolving|planned|sealed|failed")
+_NEWS = re.compile(r"ask|resolving|planned|sealed|failed|refuted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefLimits:
     """How much a home of refs remembers, and for how long."""
 
-    fresh_s: float = 10.0
+    fresh_s: float = 60.0
+    """Somebody who pushes to a branch waits a minute for it, or pulls with `--fresh`."""
     resolving_s: float = 30.0
     """A resolver that has said nothing for so long is given up; it says something every 5 s, and
     at once when it gives up itself. One that has left the view is given up at once."""
@@ -57,6 +65,8 @@ class RefNews(Enum):
     PLANNED = "planned"
     SEALED = "sealed"
     FAILED = "failed"
+    REFUTED = "refuted"
+    """What it was found to be is not what the origin has: it is to be found out anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ class RefReport:
     boot: str
     plan: Digest | None = None
     artifact: Digest | None = None
+    age_s_max: float | None = None
+    """How old an outcome may be to answer this question; None: as old as the home believes it."""
 
     def to_json(self) -> bytes:
         """Write it on one line."""
@@ -82,6 +94,8 @@ class RefReport:
             value["plan"] = self.plan.hex
         if self.artifact is not None:
             value["artifact"] = self.artifact.hex
+        if self.age_s_max is not None:
+            value["age_s_max"] = self.age_s_max
         return written(value)
 
     @classmethod
@@ -100,9 +114,10 @@ class RefReport:
             fields.text("boot", BOOT_PATTERN),
             fields.digest("plan"),
             fields.digest("artifact"),
+            fields.number("age_s_max", 0.0, AGE_S_MAX) if fields.has("age_s_max") else None,
         )
-        if news is RefNews.PLANNED and report.plan is None:
-            raise RemoteProtocolError("a ref was planned, but there is no plan")
+        if news in {RefNews.PLANNED, RefNews.REFUTED} and report.plan is None:
+            raise RemoteProtocolError(f"a ref was {news.value}, but there is no plan")
         if news is RefNews.SEALED and report.artifact is None:
             raise RemoteProtocolError("a ref was sealed, but there is no artifact")
         return report
@@ -212,12 +227,17 @@ class RefHome:
                 if ref.resolver == (report.agent, report.boot):
                     ref.resolver = None
                 return RefReply()
+            case RefNews.REFUTED:
+                if ref.outcome is not None and ref.outcome[0] == report.plan:
+                    ref.outcome = None
+                return RefReply()
             case RefNews.PLANNED | RefNews.SEALED:
                 return self._learned(ref, report, now)
 
     def _asked(self, ref: _Ref, report: RefReport, now: float) -> RefReply:
         limits = self._limits
-        if ref.outcome is not None and now - ref.outcome_s <= limits.fresh_s:
+        age_s_max = limits.fresh_s if report.age_s_max is None else report.age_s_max
+        if ref.outcome is not None and now - ref.outcome_s <= age_s_max:
             return self._outcome(ref.outcome)
         me = (report.agent, report.boot)
         if ref.resolver == me:

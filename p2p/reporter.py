@@ -77,10 +77,11 @@ class _News:
     dead: set[AgentID]
     corrupt: set[AgentID]
     sealed: Digest | None
+    refuted: list[int]
 
     @classmethod
     def none(cls) -> "_News":
-        return cls({}, [], [], [], set(), set(), None)
+        return cls({}, [], [], [], set(), set(), None, [])
 
     def before(self, later: "_News") -> "_News":
         """Both, this one having happened first."""
@@ -93,6 +94,7 @@ class _News:
             self.dead | later.dead,
             self.corrupt | later.corrupt,
             later.sealed or self.sealed,
+            self.refuted + later.refuted,
         )
 
 
@@ -163,6 +165,13 @@ class Reporter:
         self._news.done.pop(index, None)
         self._news.lost.append(index)
         self._is_hurried = True
+
+    def chunks_refuted(self, indexes: Collection[int]) -> None:
+        """Chunks of a file that is wrong: held no more, and their digests are worth nothing."""
+        for index in indexes:
+            self._news.done.pop(index, None)
+        self._news.refuted.extend(indexes)
+        self.tell_everything()
 
     def _held_again(self, index: int) -> None:
         """The home takes what was lost last: it must not hear of what came back since."""
@@ -278,6 +287,7 @@ class Reporter:
             done=tuple(news.done.items()),
             got=() if is_whole else tuple(news.got),
             lost=() if is_whole else tuple(news.lost),
+            refuted=tuple(news.refuted),
             open=standing.open,
             returned=tuple(news.returned),
             dead=tuple(sorted(news.dead)),

@@ -5,7 +5,9 @@
     POST /v1/chunks/{hex}/corrupt               those bytes of yours were wrong
     GET  /v1/manifests/{hex}, /v1/plans/{hex}   what we know of an artifact or a plan
     POST /v1/refs                               as the home of a ref
+    POST /v1/budget                             as the home of an origin's host; its rests, told
     POST /v1/swarms/{swarm}/report              as the home of a swarm
+    POST /v1/swarms/{swarm}/hashes?chunks=      ... who reads which whole files, and what was found
     GET  /v1/swarms/{swarm}/live?agent=&chunks= ... its live stream
     GET  /v1/swarms/{swarm}/have?chunks=        our have stream
     POST /v1/warm, /v1/warm/cancel              orders, for whoever takes them (`orders`)
@@ -27,7 +29,10 @@ from typing import Protocol, TypeVar
 from damselfly.clock import Clock
 from damselfly.errors import CapacityError, DamselflyError, ProtocolError, RemoteProtocolError
 from damselfly.model.digest import Digest
+from damselfly.p2p.budget import BudgetQuestion
+from damselfly.p2p.budgets import Budgets
 from damselfly.p2p.handover import handed_over
+from damselfly.p2p.hashing import HashReport
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.messages import (
     AGENT_PATTERN,
@@ -47,7 +52,7 @@ _T = TypeVar("_T")
 
 _PATH = re.compile(r"/v1/(chunks|manifests|plans)/([0-9a-f]{64})(/corrupt)?", re.ASCII)
 _ORDERS = ("/v1/warm", "/v1/warm/cancel")
-_SWARM = re.compile(r"/v1/swarms/(blake3:[0-9a-f]{64})/(report|live|have)", re.ASCII)
+_SWARM = re.compile(r"/v1/swarms/(blake3:[0-9a-f]{64})/(report|hashes|live|have)", re.ASCII)
 
 
 class HeldChunk(Protocol):
@@ -111,10 +116,12 @@ class Routes:
         clock: Clock,
         limits: ServeLimits | None = None,
         orders: Handler | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         """`hello` says what we are to somebody whom we know (True), or do not know yet."""
         self._refs = refs
         self._orders = orders
+        self._budgets = budgets
         self._hello = hello
         self._homes = homes
         self._shelf = shelf
@@ -141,6 +148,8 @@ class Routes:
             return _only("GET", request) or self._greeted(request)
         if request.path == "/v1/refs":
             return _only("POST", request) or await self._ref(request)
+        if request.path == "/v1/budget" and self._budgets is not None:
+            return _only("POST", request) or await self._budget(request, self._budgets)
         if request.path in _ORDERS and self._orders is not None:
             return _only("POST", request) or await self._orders(request)
         if match := _PATH.fullmatch(request.path):
@@ -155,6 +164,8 @@ class Routes:
             swarm, what = SwarmID(match[1]), match[2]
             if what == "report":
                 return _only("POST", request) or await self._report(swarm, request)
+            if what == "hashes":
+                return _only("POST", request) or await self._hashes(swarm, request)
             if refusal := _only("GET", request):
                 return refusal
             return self._live(swarm, request) if what == "live" else self._have(swarm, request)
@@ -223,9 +234,18 @@ class Routes:
         reply = self._refs.reported(report, self._clock.monotonic_s())
         return Response(200, (), reply.to_json())
 
+    async def _budget(self, request: Request, budgets: Budgets) -> Response:
+        question = BudgetQuestion.parse(await request.read())
+        return Response(200, (), budgets.answer(question).to_json())
+
     async def _report(self, swarm: SwarmID, request: Request) -> Response:
         report = Report.parse(await request.read())
         return Response(200, (), self._homes.report(swarm, report).to_json())
+
+    async def _hashes(self, swarm: SwarmID, request: Request) -> Response:
+        report = HashReport.parse(await request.read())
+        reply = self._homes.hashed(swarm, _count(request), report)
+        return Response(200, (), reply.to_json())
 
     def _live(self, swarm: SwarmID, request: Request) -> Response:
         agent = request.query.get("agent", "")

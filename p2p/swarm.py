@@ -59,13 +59,19 @@ from damselfly.p2p.actions import (
 )
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.feed import HaveFeed
+from damselfly.p2p.hashing import HashReply, HashReport
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
 from damselfly.p2p.planner import Planner, PlannerLimits
 from damselfly.p2p.transport import BufferPool, PeerPool
+from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
+
+
+HASHES_S = 3.0
+"""A home answers at once; this long only when its machine is in trouble."""
 
 
 class Source(StrEnum):
@@ -201,6 +207,8 @@ class Swarm:
         self._failure: DamselflyError | None = None
         self._origin_error: DamselflyError | None = None
         self._landed_s = now
+        self._waits: dict[int, Waiting] = {}
+        """What each run from the origin waits for."""
         self.idle_since_s = now
         """Since when nobody follows us."""
 
@@ -237,6 +245,11 @@ class Swarm:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def is_finished(self) -> bool:
+        """Every wanted chunk was held, or that was given up."""
+        return self._finished.is_set()
+
     async def end(self) -> None:
         """Stop taking part; say goodbye to the home and to those who follow us.
 
@@ -267,6 +280,13 @@ class Swarm:
         """How many follow us."""
         return len(self._followers)
 
+    @property
+    def waiting_for(self) -> str | None:
+        """What holds the pull up, in words for people."""
+        if self.planner.is_resting and not self.planner.asks:
+            return next((reason for each in self._waits.values() if (reason := each.reason)), None)
+        return self.planner.waiting_for
+
     async def haves(self) -> AsyncGenerator[HaveLine]:
         """Our have stream, for one follower.
 
@@ -291,6 +311,40 @@ class Swarm:
         self.planner.chunk_lost(index, self._now())
         self._feed.chunk_lost(index)
         self._wake()
+
+    def refuted(self, indexes: Sequence[int]) -> None:
+        """These are chunks of a file that is wrong, and are not on our disk any more."""
+        self.planner.chunks_refuted(indexes, self._now())
+        for index in indexes:
+            self._feed.chunk_lost(index)
+        self._wake()
+
+    def fail(self, error: DamselflyError) -> None:
+        """Whoever waits for this swarm to complete is told that it cannot."""
+        self._fail(error)
+
+    async def tell_hashes(self, report: HashReport) -> HashReply | None:
+        """Tell the home what we found of whole files; None if it cannot be heard."""
+        home, count = self.planner.home, self.plan.chunk_count
+        try:
+            if home == self._around.agents.me.agent:
+                return self._around.homes.hashed(self.swarm, count, report)
+            path = f"/v1/swarms/{self.swarm}/hashes?chunks={count}"
+            answer = await self._around.talk.request(
+                home, "POST", path, body=report.to_json(), deadline_s=HASHES_S
+            )
+            if answer.status != 200:
+                raise RemoteProtocolError(f"home {home} answers with {answer.status}")
+            return HashReply.parse(answer.body, report.file_count)
+        except (PeerUnavailableError, ProtocolError) as exc:
+            logger.debug("hashes.untold", extra={"home": home, "error": str(exc)})
+            return None
+
+    @property
+    def me(self) -> tuple[AgentID, str]:
+        """Our id, and our boot."""
+        me = self._around.agents.me
+        return me.agent, me.boot
 
     # --- the loop --------------------------------------------------------------------------
 
@@ -346,6 +400,7 @@ class Swarm:
         if (
             self._origin_error is not None
             and not self.planner.is_complete
+            and not self.planner.is_resting
             and now - self._landed_s > patience_s
         ):
             self._fail(self._origin_error)
@@ -550,9 +605,11 @@ class Swarm:
 
     async def _fetch(self, action: FetchOrigin) -> None:
         run_id = action.run_id
+        waits = self._waits[run_id] = Waiting(partial(self._rests, run_id))
         try:
-            for file, indexes in _by_file(self.plan, action.run):
-                await self._fetch_span(run_id, file, indexes)
+            with heard(waits):
+                for file, indexes in _by_file(self.plan, action.run):
+                    await self._fetch_span(run_id, file, indexes)
         except OriginDeniedError as exc:
             self._origin_failed(run_id, OriginFailure.DENIED, exc)
         except (OriginUnavailableError, ProtocolError) as exc:
@@ -561,7 +618,14 @@ class Swarm:
             self._origin_failed(run_id, OriginFailure.CHANGED, exc)
         except DamselflyError as exc:
             self._fail(exc)  # Our own store failed.
+        finally:
+            del self._waits[run_id]
         self._wake()
+
+    def _rests(self, run_id: int) -> None:
+        """The origin makes a run wait, or lets it go on."""
+        is_resting = self._waits[run_id].reason is not None
+        self.planner.origin_waits(run_id, self._now(), is_resting=is_resting)
 
     async def _fetch_span(self, run_id: int, file: PlannedFile, indexes: range) -> None:
         assert self._open_span is not None, "a claim without an origin"

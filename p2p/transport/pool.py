@@ -249,7 +249,8 @@ class PeerPool:
             raise PeerUnavailableError(
                 f"dialling {address}: no answer for {limits.connect_s:g} s"
             ) from exc
-        except OSError as exc:
+        except (OSError, UnicodeError, UsageError) as exc:
+            # What is no address, or no name, is a peer that cannot be reached, and no bug of ours.
             raise PeerUnavailableError(f"dialling {address}") from exc
         scheme = "http" if self._certificates is None else "https"
         end = ClientEnd(address, channel, limits, self._gone, scheme=scheme)

@@ -26,6 +26,10 @@ from damselfly.errors import explain
 
 HANDLER_NAME = "damselfly"
 LINE_CHARS_MAX = 64 * 1024
+_LIBRARIES = (
+    *("aiohttp", "asyncio", "azure", "botocore", "fsspec", "google", "grpc", "hpack"),
+    *("msal", "paramiko", "urllib3"),
+)
 
 # What a record has anyway; the rest of its attributes are our fields.
 _TAKEN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -177,7 +181,7 @@ def configure(
     root.addHandler(handler)
     root.setLevel(level.upper())
     # Libraries tell at INFO what our own lines tell better, and SDKs of clouds secrets at DEBUG.
-    for library in ("aiohttp", "asyncio", "botocore", "grpc", "hpack", "urllib3"):
+    for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
     return handler

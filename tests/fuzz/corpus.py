@@ -55,6 +55,12 @@ _PARTS = (
 )
 _REFUSAL = b"<Error><Code>AccessDenied</Code><Region>eu-west-1</Region></Error>"
 _JOURNAL = Journal("owner", {"a": Session("name", "blake3:0", 5)}).canonical()
+_CLOUD_PAGES = (
+    b'{"items":[{"name":"m/x","size":"5","generation":"17"}],"nextPageToken":"m/y"}',
+    b"<?xml version='1.0'?><EnumerationResults><Blobs><Blob><Name>m/x</Name><Properties>"
+    b"<Content-Length>5</Content-Length><Etag>0x8D</Etag></Properties></Blob></Blobs>"
+    b"<NextMarker>m</NextMarker></EnumerationResults>",
+)
 _REQUEST = frames.frame(Kind.HEADERS, 5, 1, Encoder().encode(GET))
 _ANSWER = frames.frame(Kind.HEADERS, 4, 1, Encoder().encode(OK)) + frames.frame(
     Kind.DATA, 1, 1, b"body"
@@ -74,6 +80,7 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
     "path": (b"weights/model-00001.safetensors", "b/ü".encode()),
     "bitmap": (bytes(8), b"\xff" * 8),
     "lease_file": (lease.encode(None, 1), lease.encode(5, 1)),
+    "cloud_pages": _CLOUD_PAGES,
     "listing": (_LISTING,),
     "bucket": (_PAGE, _PARTS, _REFUSAL, _JOURNAL),
     "messages": tuple(json.dumps(message).encode() for message in _MESSAGES),

@@ -27,6 +27,7 @@ from damselfly.model.manifest import Manifest
 from damselfly.model.paths import check_path
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
+from damselfly.origin import az, gs
 from damselfly.origin.listing import parse_listing
 from damselfly.origin.push_journal import Journal
 from damselfly.origin.s3 import page_of
@@ -133,6 +134,18 @@ def bucket(data: bytes) -> None:
         assert explain(refusal.error("fuzzing")).isprintable()
 
 
+def cloud_pages(data: bytes) -> None:
+    """Pages of clouds' listings: objects that have a name and are pinned, and a token that ends."""
+    for parse, kind in ((gs.parse_page, "generation:"), (az.parse_page, "etag:")):
+        page = _read(partial(parse, data, "x://bucket/"), RemoteProtocolError)
+        for each in () if page is None else page.objects:
+            assert each.key
+            assert each.size >= 0
+            assert each.version.startswith(kind)
+            assert each.version.isprintable()
+        assert page is None or page.next_token != ""
+
+
 def messages(data: bytes) -> None:
     """What agents tell each other about swarms, refs, orders and themselves."""
     for read in (Report.parse, RefReport.parse, RefReply.parse, Order.parse, parse_hello):
@@ -182,6 +195,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         lease_file,
         listing,
         bucket,
+        cloud_pages,
         messages,
         wire_server,
         wire_client,

@@ -41,6 +41,7 @@ SET_BY_THE_CHART = {
     "agent.tls_ca",
     "agent.tls_cert",
     "agent.tls_key",
+    "origin.credentials",
     "store.path",
     "swarm.peers",
     "swarm.zone",

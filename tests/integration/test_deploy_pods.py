@@ -375,5 +375,21 @@ def test_agents_with_certificates_are_given_them_and_nobody_else_is(
     assert "--tls-cert" not in named(rendered({}))["agent"]["args"]
 
 
+def test_a_secret_with_credentials_is_for_the_agent_alone() -> None:
+    objects = rendered({"origin": {"credentialsSecret": "origins"}})
+    containers = named(objects)
+    arguments = containers["agent"]["args"]
+
+    assert (
+        arguments[arguments.index("--credentials") + 1]
+        == "/etc/damselfly/credentials/credentials.toml"
+    )
+    mounts = {name: _mounted(container) for name, container in containers.items()}
+    assert [name for name, mounted in mounts.items() if "credentials" in mounted] == ["agent"]
+    volumes = {each["name"]: each for each in daemon_pod(objects)["volumes"]}
+    assert volumes["credentials"]["secret"] == {"secretName": "origins"}
+    assert "--credentials" not in named(rendered({}))["agent"]["args"]
+
+
 def _mounted(container: Document) -> list[str]:
     return [mount["name"] for mount in container.get("volumeMounts", [])]

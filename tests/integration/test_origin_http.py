@@ -16,6 +16,7 @@ from aiohttp import web
 from damselfly.errors import (
     ConfigError,
     DamselflyError,
+    OriginBusyError,
     OriginChangedError,
     OriginDeniedError,
     OriginNotFoundError,
@@ -128,7 +129,7 @@ MISBEHAVIOUR: dict[str, tuple[bytes | None, type[DamselflyError], str]] = {
     "403": (reply("403 Forbidden"), OriginDeniedError, "403"),
     "404": (reply("404 Not Found"), OriginNotFoundError, "404"),
     "410": (reply("410 Gone"), OriginNotFoundError, "410"),
-    "429": (reply("429 Too Many Requests"), OriginUnavailableError, "429"),
+    "429": (reply("429 Too Many Requests"), OriginBusyError, "429"),
     "500": (reply("500 Oops"), OriginUnavailableError, "500"),
     "503": (reply("503 Busy"), OriginUnavailableError, "503"),
     "418": (reply("418 I am a teapot"), RemoteProtocolError, "418"),

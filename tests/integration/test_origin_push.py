@@ -2,11 +2,13 @@
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from damselfly.errors import (
 )
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME, Manifest
+from damselfly.origin import tree
 from damselfly.origin.push import PushProgress, push
 from tests.integration.origin_servers import write_model
 
@@ -67,8 +70,8 @@ def test_a_directory_is_copied_and_its_manifest_lies_beside(source: Path, tmp_pa
 
     assert _tree(target) == _tree(source)
     assert _manifest(target) == report.manifest
-    assert (report.files_copied, report.files_kept) == (len(_tree(source)), 0)
-    assert report.bytes_copied == report.manifest.bytes
+    assert (report.files_sent, report.files_kept) == (len(_tree(source)), 0)
+    assert report.bytes_sent == report.manifest.bytes
     _check(target)
     assert _names(target) == {*_names(source), MANIFEST_NAME}
 
@@ -87,7 +90,7 @@ def test_pushing_again_copies_nothing(source: Path, tmp_path: Path) -> None:
     again = push(source, str(target))
 
     assert again.manifest == first.manifest
-    assert (again.files_copied, again.bytes_copied) == (0, 0)
+    assert (again.files_sent, again.bytes_sent) == (0, 0)
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*") if path.is_file()} == {
         path: time_ns for path, time_ns in times.items() if path.is_file()
     }
@@ -102,7 +105,7 @@ def test_only_what_differs_is_copied(source: Path, tmp_path: Path) -> None:
 
     report = push(source, str(target))
 
-    assert (report.files_copied, report.bytes_copied) == (2, 5)
+    assert (report.files_sent, report.bytes_sent) == (2, 5)
     assert "original/x" not in {file.path for file in report.manifest.files}
     assert (target / "original/x").exists()
     _check(target)
@@ -113,7 +116,7 @@ def test_a_directory_is_pushed_onto_itself(source: Path) -> None:
 
     report = push(source, str(source))
 
-    assert report.files_copied == 0
+    assert report.files_sent == 0
     assert _tree(source) == before
     _check(source)
     assert push(source, str(source)).manifest == report.manifest
@@ -137,6 +140,97 @@ def test_a_link_at_the_destination_is_replaced_by_the_file(source: Path, tmp_pat
 
     assert not (target / "config.json").is_symlink()
     assert outside.read_bytes() == b"{}"
+
+
+def test_a_file_of_the_directory_itself_that_changes_after_it_was_hashed_is_noticed(
+    source: Path,
+) -> None:
+    def scribble(progress: PushProgress) -> None:
+        if progress.bytes_done == progress.bytes_total:
+            (source / "original/x").write_bytes(b"changed")
+
+    with pytest.raises(OriginChangedError, match="original/x"):
+        push(source, str(source), scribble)
+
+    assert MANIFEST_NAME not in _names(source)
+
+
+def _coarse(_: os.stat_result) -> str:
+    return "a clock so coarse that nothing seems to change"
+
+
+def test_a_copy_that_is_not_what_was_hashed_is_not_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    monkeypatch.setattr(tree, "version_of", _coarse)
+
+    def scribble(progress: PushProgress) -> None:
+        if progress.doing == "hashing" and progress.bytes_done == progress.bytes_total:
+            (source / "original/x").write_bytes(b"y")
+
+    with pytest.raises(OriginChangedError, match="original/x"):
+        push(source, str(target), scribble)
+
+    assert "x" not in _names(target / "original") if (target / "original").exists() else True
+    assert MANIFEST_NAME not in _names(target)
+
+
+def test_a_dry_run_changes_nothing_and_counts_what_a_push_would_do(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+
+    planned = push(source, str(target), is_dry=True)
+
+    assert not target.exists()
+    report = push(source, str(target))
+    assert planned == report
+    (source / "config.json").write_bytes(b"[]")
+    (target / "original/x").unlink()
+    before = _tree(target)
+    again = push(source, str(target), is_dry=True)
+    assert (again.files_sent, again.bytes_sent, again.is_whole) == (2, 3, False)
+    assert _tree(target) == before
+    assert _manifest(target) == report.manifest
+    push(source, str(target))
+    assert push(source, str(target), is_dry=True).is_whole
+
+
+def _signed(name: str, files: Sequence[tuple[str, str]]) -> bytes:
+    return json.dumps([name, list(files)]).encode()
+
+
+def test_a_signature_is_a_file_of_what_is_pushed_and_not_of_the_directory(
+    source: Path, tmp_path: Path
+) -> None:
+    (source / "model.sig").write_bytes(b"an old one")
+    target = tmp_path / "target"
+
+    report = push(source, str(target), sign=_signed)
+
+    assert (source / "model.sig").read_bytes() == b"an old one"
+    name, files = json.loads((target / "model.sig").read_bytes())
+    assert name == "source"
+    assert dict(files) == {
+        path: hashlib.sha256(data).hexdigest()
+        for path, data in _tree(source).items()
+        if path != "model.sig"
+    }
+    assert "model.sig" in {file.path for file in report.manifest.files}
+    _check(target)
+
+
+def test_a_signature_of_a_directory_that_is_its_own_destination_is_written_there(
+    source: Path,
+) -> None:
+    push(source, str(source))
+
+    report = push(source, str(source), sign=_signed)
+
+    assert report.files_sent == 1
+    assert (source / "model.sig").exists()
+    _check(source)
 
 
 class _InterruptedError(Exception):
@@ -225,9 +319,13 @@ def test_progress_comes_in_order_and_ends_at_everything(source: Path, tmp_path: 
 
     report = push(source, str(tmp_path / "target"), seen.append)
 
-    done = [progress.bytes_done for progress in seen]
-    assert done == sorted(done)
-    assert done[-1] == report.manifest.bytes == seen[-1].bytes_total
+    steps = list(dict.fromkeys(progress.doing for progress in seen))
+    assert steps == ["hashing", "copying"]
+    for step in steps:
+        of_step = [progress for progress in seen if progress.doing == step]
+        done = [progress.bytes_done for progress in of_step]
+        assert done == sorted(done)
+        assert done[-1] == report.manifest.bytes == of_step[-1].bytes_total
 
 
 def test_a_source_that_changes_while_it_is_pushed_is_noticed(source: Path, tmp_path: Path) -> None:

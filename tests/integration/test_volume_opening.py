@@ -126,7 +126,7 @@ class Bench:
         limits = VolumeLimits(preparations_max=4)
         self.volumes = Volumes(VolumeSettings(proof_ttl_s=1000.0), shop, self._begin, tasks, limits)
 
-    def _begin(self, wish: Wish) -> Pull:
+    def _begin(self, wish: Wish, target: Target) -> Pull:
         one = FakePull(wish)
         self.pulls.append(one)
         self._tasks.create_task(self._run(one))

@@ -8,6 +8,7 @@ import pytest
 
 from damselfly.errors import (
     ConfigError,
+    OriginChangedError,
     OriginDeniedError,
     OriginNotFoundError,
     OriginUnavailableError,
@@ -23,8 +24,8 @@ from damselfly.origin.port import OriginLimits
 from tests.integration.origin_servers import Asked, reply, scripted
 
 
-def _planned(path: str) -> PlannedFile:
-    return PlannedFile(path, (4,))
+def _planned(path: str, size: int = 10, version: str = "") -> PlannedFile:
+    return PlannedFile(path, (size,), version)
 
 
 DATA = b"0123456789"
@@ -49,7 +50,14 @@ async def _private(asked: Asked) -> bytes:
         return reply("404 Not Found")
     if asked.method == "HEAD":
         return reply("200 OK", ETag='"1"', Content_Length="10")
-    return reply("206 Partial Content", DATA, Content_Range="bytes 0-9/10", ETag='"1"')
+    return _part(asked)
+
+
+def _part(asked: Asked) -> bytes:
+    """What of the file was asked for."""
+    first, last = map(int, asked.header("range").removeprefix("bytes=").split("-"))
+    place = f"bytes {first}-{last}/10"
+    return reply("206 Partial Content", DATA[first : last + 1], Content_Range=place, ETag='"1"')
 
 
 async def _read(origin: HTTPOrigin, address: str, access: Access) -> bytes:
@@ -82,19 +90,52 @@ async def test_who_does_not_is_denied_everything(origin: HTTPOrigin, access: Acc
             assert "s3cret" not in explain(caught.value)
 
 
-async def test_a_proof_reads_at_most_a_byte_where_heads_are_not_answered(
-    origin: HTTPOrigin,
-) -> None:
+async def test_a_proof_reads_a_byte_of_the_very_file(origin: HTTPOrigin) -> None:
     async def answer(asked: Asked) -> bytes:
-        if asked.method == "HEAD":
-            return reply("405 Method Not Allowed")
         assert asked.header("range") == "bytes=0-0"
-        return reply("206 Partial Content", b"0", Content_Range="bytes 0-0/10")
+        return _part(asked)
 
     async with scripted(answer) as (address, lines):
         await origin.prove(Ref.parse(f"{address}/m/"), _planned("deep/f.bin"), MINE)
 
-    assert lines == ["HEAD /m/deep/f.bin HTTP/1.1", "GET /m/deep/f.bin HTTP/1.1"]
+    assert lines == ["GET /m/deep/f.bin HTTP/1.1"]
+
+
+async def test_who_may_only_look_proves_nothing(origin: HTTPOrigin) -> None:
+    async def answer(asked: Asked) -> bytes:
+        if asked.method == "HEAD":
+            return reply("200 OK", Content_Length="10", ETag='"1"')
+        return reply("403 Forbidden")
+
+    async with scripted(answer) as (address, _):
+        with pytest.raises(OriginDeniedError):
+            await origin.prove(Ref.parse(f"{address}/m/"), _planned("f.bin"), MINE)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [_planned("f.bin", 11), _planned("f.bin", 10, 'etag:"another"')],
+    ids=["size", "version"],
+)
+async def test_another_file_of_that_name_proves_nothing(
+    origin: HTTPOrigin, file: PlannedFile
+) -> None:
+    async with scripted(_private) as (address, _):
+        with pytest.raises(OriginChangedError):
+            await origin.prove(Ref.parse(f"{address}/m/"), file, MINE)
+
+
+@pytest.mark.parametrize("body", [b"<html>Log in", b""])
+async def test_a_page_to_log_in_proves_nothing(origin: HTTPOrigin, body: bytes) -> None:
+    async def answer(asked: Asked) -> bytes:
+        return reply("200 OK", body, Content_Type="text/html; charset=utf-8")
+
+    lengths = (len(body),) if body else ()
+    async with scripted(answer) as (address, _):
+        ref = Ref.parse(f"{address}/m/")
+        with pytest.raises(OriginDeniedError, match="is a page"):
+            await origin.prove(ref, PlannedFile("f.bin", lengths), MINE)
+        await origin.prove(ref, PlannedFile("f.html", lengths), MINE)
 
 
 async def test_what_is_hidden_by_a_404_is_not_proved(origin: HTTPOrigin) -> None:
@@ -216,7 +257,7 @@ async def test_a_proxy_is_shown_its_own_password(
 
     async def answer(asked: Asked) -> bytes:
         heads.append(asked.head)
-        return reply("200 OK", Content_Length="10")
+        return _part(asked)
 
     async with scripted(answer) as (address, _):
         monkeypatch.setenv("http_proxy", address.replace("//", "//gate:k%20ey@"))

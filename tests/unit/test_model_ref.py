@@ -121,3 +121,111 @@ def test_a_directory_ends_in_a_slash() -> None:
     assert file.as_directory.as_file == file
     assert file.name == file.as_directory.name == "b.bin"
     assert file.as_directory.file_location("ä/%") == "http://h/a/b.bin/%C3%A4/%25"
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER = COMMIT[::-1]
+SHA = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("ref", "place", "is_trusted", "is_led"),
+    [
+        ("https://h/m/", "https://h/m/", True, True),
+        ("https://h/m", "https://h/m/", True, True),
+        ("https://h/m", "https://h/m/sub/", True, True),
+        ("https://h/m", "https://h/m2/", True, False),
+        ("https://h/m/", "https://h/", True, False),
+        ("https://h/m/", "https://h/m/?other", True, False),
+        ("https://h/m/", "https://evil/m/", False, False),
+        ("https://h/m/", "hf://h/m/", False, False),
+        ("s3://b/m/", "s3://b/m/", True, True),
+        ("s3://b/m/", "s3://b/secret/", True, False),
+        ("s3://b/m/", "s3://evil/m/", False, False),
+        ("s3://b/m/", "gs://b/m/", False, False),
+        ("s3://b/m/", "https://b/m/", False, False),
+        ("gs://b/m/", "gs://c/m/", False, False),
+        ("az://b/m/", "az://b/m/x/", True, True),
+        ("hf://o/n", f"hf://o/n@{COMMIT}/", True, True),
+        ("hf://o/n@main/sub", f"hf://o/n@{COMMIT}/sub/", True, True),
+        ("hf://o/n@main/sub", f"hf://o/n@{COMMIT}/", True, False),
+        (f"hf://o/n@{COMMIT}", f"hf://o/n@{COMMIT}/", True, True),
+        (f"hf://o/n@{COMMIT}", f"hf://o/n@{OTHER}/", True, False),
+        ("hf://o/n", f"hf://o/secret@{COMMIT}/", False, False),
+        ("hf://o/n", f"hf://evil/n@{COMMIT}/", False, False),
+        ("hf://datasets/o/n", f"hf://datasets/o/n@{COMMIT}/", True, True),
+        ("hf://datasets/o/n", f"hf://datasets/o/m@{COMMIT}/", False, False),
+        ("hf://o/n", "https://huggingface.co/o/n/", False, False),
+        ("oci://r:5/a/b:tag", f"oci://r:5/a/b@{SHA}", True, True),
+        ("oci://r:5/a/b", f"oci://r:5/a/b@{SHA}", True, True),
+        (f"oci://r/a@{SHA}", f"oci://r/a@{SHA.replace('a' * 64, 'b' * 64)}", True, False),
+        ("oci://r:5/a/b:tag", f"oci://r:5/a/c@{SHA}", False, False),
+        ("oci://r:5/a/b:tag", f"oci://r:6/a/b@{SHA}", False, False),
+    ],
+)
+def test_credentials_and_proofs_of_a_ref_are_good_for_its_own_place(
+    ref: str, place: str, *, is_trusted: bool, is_led: bool
+) -> None:
+    said, found = Ref.parse(ref), Ref.parse(place)
+
+    assert (said.is_trusted_with(found), said.leads_to(found)) == (is_trusted, is_led)
+
+
+def test_others_know_a_query_by_its_digest_alone() -> None:
+    ref = Ref.parse("https://h/m/?signature=s3cret")
+    named = ref.named
+
+    assert "s3cret" not in str(named)
+    assert named.query.startswith("blake3=")
+    assert named.safe == str(named)
+    assert Ref.parse(str(named)).named == named
+    assert ref.place_of(str(named)) == ref
+    assert Ref.parse("https://h/m/?signature=other").named != named
+    assert Ref.parse("https://h/m/?signature=other").place_of(str(named)) == named
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_immutable"),
+    [
+        (f"hf://o/n@{COMMIT}", True),
+        (f"hf://o/n@{COMMIT}/sub/", True),
+        ("hf://o/n@main", False),
+        ("hf://o/n", False),
+        (f"hf://o/n/{COMMIT}", False),
+        (f"oci://r/a@{SHA}", True),
+        (f"oci://r/a:tag@{SHA}", True),
+        ("oci://r/a:tag", False),
+        (f"https://h/m@{COMMIT}/", False),
+    ],
+)
+def test_a_commit_and_a_digest_never_change(typed: str, *, is_immutable: bool) -> None:
+    assert Ref.parse(typed).is_immutable is is_immutable
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "http://h/a%2F..%2F..%2Fetc",
+        "http://h/@%2F..%2F..",
+        "hf://o/n@%2F..%2F..",
+        "hf://o/n@..%2f..%2fsecret",
+        "http://h/a%00b",
+        "http://a..b/",
+        "http://.a/",
+        f"http://{'a' * 64}.example/",
+        "http://[::1",
+        "http://[1:2]/",
+        "http://[fe80::1%25eth0]/",
+        "http://\u212aelvin.example/",
+        "http://h\u00f6st.example/",
+        "http://h:99999/",
+        "http://h:-1/",
+        "http://h:0x50/",
+        "http://h:1:2/",
+        "hf://../name",
+        "s3://%2e%2e/x",
+    ],
+)
+def test_paths_and_hosts_that_lead_astray_are_refused(typed: str) -> None:
+    with pytest.raises(UsageError):
+        Ref.parse(typed)

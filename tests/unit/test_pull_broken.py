@@ -4,9 +4,11 @@ import asyncio
 from typing import NoReturn, cast
 
 from damselfly.agent.holdings import Holdings
+from damselfly.agent.possession import Possession
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
+from damselfly.agent.resolver import Target
 from damselfly.client.answers import PullRequest
 from damselfly.clock import SystemClock
 from damselfly.errors import LocalProtocolError
@@ -42,10 +44,12 @@ async def test_a_preparation_that_finds_a_bug_fails_by_name() -> None:
     wish = Wish(REF, (), (), ANONYMOUS)
     nobody = cast("Prover", None)
 
-    def begin(_: Wish) -> Pull:
+    def begin(_: Wish, __: Target) -> Pull:
         raise AssertionError("never asked")
 
-    preparation = Preparation(wish, WORKSHOP, cast("Holdings", None), nobody, begin)
+    preparation = Preparation(
+        wish, WORKSHOP, cast("Holdings", None), nobody, cast("Possession", None), begin
+    )
 
     await asyncio.create_task(preparation.run())
 

@@ -35,6 +35,7 @@ from damselfly.agent.settings import (
 )
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
+from damselfly.log import redact
 from damselfly.p2p.address import join_address, split_address
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
 
 CONFIG_VARIABLE = "DAMSELFLY_CONFIG"
 FILE_BYTES_MAX = MIB
+TABLES = ("signatures",)
+"""What the file has besides settings, read by whom it concerns (`signature_rules.py`)."""
 BUFFER_BYTES_MIN = 16 * MIB
 
 
@@ -63,6 +66,8 @@ class AgentConfig:
     warm: WarmSettings = field(default_factory=WarmSettings)
     volumes: VolumeSettings = field(default_factory=VolumeSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    file: Path | None = None
+    """Where it was read from: some of its tables are read again when it changes."""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def advertised(self, port: int) -> str:
@@ -107,7 +112,7 @@ def load_config(
         try:
             values[room][name] = SETTINGS[key].setting.parse(raw)
         except (ValueError, ConfigError) as exc:
-            raise ConfigError(f"{key} ({source}) cannot be {raw!r}") from exc
+            raise ConfigError(f"{key} ({source}) cannot be {redact(repr(raw))}") from exc
     sources = {key: source for key, (_, source) in given.items()}
     _require(given)
     _derive(values, sources, environ, os.geteuid() if uid is None else uid)
@@ -120,6 +125,7 @@ def load_config(
         warm=WarmSettings(**values["warm"]),
         volumes=VolumeSettings(**values["volumes"]),
         log=LogSettings(**values["log"]),
+        file=file,
         sources=sources,
     )
     _check_together(config)
@@ -133,6 +139,8 @@ def _from_file(file: Path) -> dict[str, tuple[object, str]]:
     tables = _read_toml(file)
     given: dict[str, tuple[object, str]] = {}
     for room, table in tables.items():
+        if room in TABLES:
+            continue
         if room not in ROOMS:
             raise ConfigError(f"{file} has an unknown key {room!r}{_nearest(room, ROOMS)}")
         if not isinstance(table, dict):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 from collections.abc import AsyncGenerator
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import uvloop
 
@@ -19,7 +21,8 @@ from damselfly.agent.admin import AdminServer
 from damselfly.agent.advertise import is_loopback
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
-from damselfly.agent.holdings import plan_of
+from damselfly.agent.credentials import CredentialsFile
+from damselfly.agent.holdings import Holdings, plan_of
 from damselfly.agent.kubernetes_targets import KubernetesTargets
 from damselfly.agent.node import Counters, LocalNode
 from damselfly.agent.order_client import OrderClient
@@ -27,8 +30,11 @@ from damselfly.agent.order_desk import OrderDesk
 from damselfly.agent.orders import Orders
 from damselfly.agent.pull import Pull, Workshop
 from damselfly.agent.resolver import Resolver, ref_key
+from damselfly.agent.rights import Rights
 from damselfly.agent.seeds import leave_unsound
 from damselfly.agent.settings import PeerFile, PeerList, PeerName, PeerService, ZoneOfNode
+from damselfly.agent.signature_rules import Rules
+from damselfly.agent.signatures import Signatures
 from damselfly.agent.swarms import Swarms
 from damselfly.agent.targets import TargetFinder, Targets
 from damselfly.agent.warm import WarmLimits
@@ -45,11 +51,15 @@ from damselfly.model.bitmap import Bitmap
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
+from damselfly.origin.clouds import Clouds
+from damselfly.origin.gate import Gate
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.registry import Origins
 from damselfly.origin.s3_place import S3Place
 from damselfly.p2p.address import split_address
 from damselfly.p2p.agents import Agents, hello_bytes
+from damselfly.p2p.budget import Rates
+from damselfly.p2p.budgets import Budgets
 from damselfly.p2p.discovery import DNSPeers, FilePeers, PeerSource, StaticPeers
 from damselfly.p2p.homes import Homes
 from damselfly.p2p.kubernetes.cluster import Kubernetes
@@ -57,7 +67,7 @@ from damselfly.p2p.kubernetes.peers import KubernetesPeers
 from damselfly.p2p.membership import Hello
 from damselfly.p2p.messages import AgentID
 from damselfly.p2p.planner import PlannerLimits
-from damselfly.p2p.refs import RefHome
+from damselfly.p2p.refs import RefHome, RefLimits
 from damselfly.p2p.rendezvous import home_of
 from damselfly.p2p.routes import Routes, ServeLimits, Shelf
 from damselfly.p2p.swarm import Source, Surroundings
@@ -76,12 +86,16 @@ logger = logging.getLogger(__name__)
 
 WORKER_THREADS = 4
 """Hashing and writing release the interpreter: two keep a fast link busy, four hide slow writes."""
+READER_THREADS = 2
+"""Each reads back a whole file at a gigabyte per second; more would starve what lands."""
 LOOKUP_THREADS = 2
 """It takes microseconds, but may wait for the catalog: neither in the loop nor behind writes."""
 OPENING_S = 0.25
 """Between meeting the others and granting anything: who was at something when this agent came, and
 has a new home here, tells it so at once."""
 TELL_INTERVAL_S = 15.0
+UNSTEADY_S = 30.0
+"""How long what is small is asked for again where the origin says 503: deployments take so long."""
 NO_REF = "file:///"
 """Where an artifact came from that no ref is known for: a seed reads no origin."""
 
@@ -207,9 +221,11 @@ class _Agent:
         self._metrics = Metrics()
         store.on_removed(self._removed)
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="worker")
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="reader")
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
         self._certificates = _certificates(config)
+        self._rules = Rules.of(config.file)
         self._talk = PeerPool(None, self._certificates)
         self._pool = PeerPool(None, self._certificates)
         # Cancellations are asked for while every order has its stream.
@@ -218,12 +234,23 @@ class _Agent:
             TransportLimits(pooled_max=asks_max + CANCELS_MAX), self._certificates
         )
         self._homes = Homes(self._boot, self._clock, is_open=False)
-        self._refs = RefHome(is_open=False)
+        self._refs = RefHome(RefLimits(fresh_s=config.origin.fresh_s), is_open=False)
+        file = config.origin.credentials
+        self._credentials = None if file is None else CredentialsFile(file, os.environ)
+        self._rights = Rights(self._credentials, self._work)
         self._kubernetes = _kubernetes(config)
+        self._gate = Gate()
+        origin = config.origin
         self._origins = Origins(
-            OriginLimits(connections_per_host_max=config.origin.connections),
-            S3Place.of(config.origin.s3_endpoint, config.origin.s3_region),
+            OriginLimits(connections_per_host_max=origin.connections, unsteady_s=UNSTEADY_S),
+            gate=self._gate,
+            s3=S3Place.of(origin.s3_endpoint, origin.s3_region),
+            clouds=Clouds(origin.gs_endpoint, origin.az_account, origin.az_endpoint, origin.fsspec),
+            insecure=frozenset(origin.insecure),
         )
+
+    async def _work(self, function: "partial[Any]") -> Any:  # noqa: ANN401  As it comes.
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, function)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen, and take part until `stop` is set."""
@@ -251,6 +278,7 @@ class _Agent:
             await self._errands.close()
             await self._origins.close()
             self._workers.shutdown()
+            self._readers.shutdown()
             self._lookups.shutdown()
         logger.info("agent.stopped", extra={"agent": me.agent})
 
@@ -288,13 +316,48 @@ class _Agent:
         config, store = self._config, self._store
         swarms = Swarms(self._surroundings(agents), tasks)
         resolver = Resolver(
-            self._origins, agents, self._talk, self._refs, self._clock, store.manifest
+            self._origins,
+            agents,
+            self._talk,
+            self._refs,
+            self._clock,
+            store.manifest,
+            rights=self._rights,
+            known=Holdings(store).whole,
         )
-        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        shop = Workshop(
+            store,
+            self._origins,
+            resolver,
+            swarms,
+            self._workers,
+            self._clock,
+            readers=self._readers,
+            rights=self._rights,
+            signatures=Signatures(self._rules),
+        )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(
-            config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates
+            config,
+            shop,
+            agents,
+            self._counters,
+            tasks,
+            self._pull_ended,
+            self._certificates,
+            self._credentials,
         )
+        budgets = Budgets(
+            agents,
+            self._talk,
+            self._clock,
+            Rates(
+                requests=config.origin.requests_max or None, bytes=config.origin.bytes_max or None
+            ),
+            self._gate,
+            tasks,
+        )
+        self._gate.shares = budgets
         orders = Orders(node, tasks, self._order_ended)
         warmups = Warmups(
             orders,
@@ -322,6 +385,7 @@ class _Agent:
             clock=self._clock,
             limits=ServeLimits(slots=config.swarm.serve_limit or ServeLimits().slots),
             orders=OrderDesk(orders, config.warm.accept, self._boot),
+            budgets=budgets,
         )
         running = (agents.run(), self._homes.run(), accusations.run())
         background = [tasks.create_task(one) for one in running]
@@ -338,6 +402,7 @@ class _Agent:
             logger.info("agent.draining", extra={"agent": agents.me.agent})
             await warmups.stop()
             await node.stop(config.agent.drain_s)
+        budgets.stop()
         for task in background:
             task.cancel()
         await swarms.leave_all()

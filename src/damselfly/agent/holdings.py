@@ -6,12 +6,13 @@ a plan that somebody chose before anybody had all of it, the id and the choice.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from damselfly.agent.resolver import Target
 from damselfly.cache.store import Store
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
+from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
 from damselfly.model.selection import selects
@@ -26,6 +27,8 @@ class Shown:
 
     artifact: Digest
     files: frozenset[int] | None
+    place: str = ""
+    """The `ref` of the plan that it was found by; empty where nobody was asked."""
 
 
 def revision_of(plan_id: Digest, choice: Choice | None) -> str:
@@ -63,24 +66,25 @@ class Holdings:
         plan = target.plan
         known = target.manifest.digest if target.manifest is not None else self.known(ref, plan)
         if known is not None:
-            return self._held(self._shown(known, choice, ref))
+            shown = self._held(self._shown(known, choice, ref))
+            return None if shown is None else replace(shown, place=plan.ref)
         revision = revision_of(plan.id, choice)
-        part = self._store.artifact_of(str(ref.unpinned), revision)
-        return None if part is None else self._held(Shown(part, None))
+        part = self._store.artifact_of(str(ref.unpinned.named), revision)
+        return None if part is None else self._held(Shown(part, None, plan.ref))
 
     def known(self, ref: Ref, plan: Plan) -> Digest | None:
         """The artifact that all of this plan became, if its manifest is here."""
-        artifact = self._store.artifact_of(str(ref.unpinned), revision_of(plan.id, None))
+        artifact = self._store.artifact_of(str(ref.unpinned.named), revision_of(plan.id, None))
         manifest = None if artifact is None else self._store.manifest(artifact)
         return artifact if manifest is not None and manifest.is_of(plan) else None
 
     def was(self, ref: Ref, artifact: Digest) -> bool:
         """Whether the ref was once found to be this artifact, by this node."""
-        return self._store.revision_of(str(ref.unpinned), artifact) is not None
+        return self._store.revision_of(str(ref.unpinned.named), artifact) is not None
 
     def last(self, ref: Ref, choice: Choice) -> Shown | None:
         """What the ref last was, or what its pin says if it was that once; here or not."""
-        for revision, artifact in self._store.revisions(str(ref.unpinned)):
+        for revision, artifact in self._store.revisions(str(ref.unpinned.named)):
             is_whole = plan_of(revision) is not None
             if ref.pin not in {None, artifact} or self._store.manifest(artifact) is None:
                 continue
@@ -88,6 +92,14 @@ class Holdings:
                 return self._shown(artifact, choice, ref)
             if revision.endswith(f" {_choice_id(choice)}"):
                 return Shown(artifact, None)
+        return None
+
+    def whole(self, ref: Ref) -> Manifest | None:
+        """The manifest of all of a ref that never changes, if it was here once."""
+        for revision, artifact in self._store.revisions(str(ref.unpinned.named)):
+            manifest = self._store.manifest(artifact) if plan_of(revision) is not None else None
+            if manifest is not None:
+                return manifest
         return None
 
     def last_held(self, ref: Ref, choice: Choice) -> Shown | None:

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from damselfly import __version__
 from damselfly.agent.config import AgentConfig
+from damselfly.agent.credentials import CredentialsFile
 from damselfly.agent.keeping import kept
 from damselfly.agent.preparation import Preparation, Wish
-from damselfly.agent.pull import Pull, Workshop, is_held
+from damselfly.agent.pull import Pull, Workshop, is_held, signature_of
+from damselfly.agent.resolver import Target
+from damselfly.agent.signature_rules import Rules
 from damselfly.agent.verifying import Verifier
-from damselfly.agent.volume import Volumes
+from damselfly.agent.volume import VolumeLimits, Volumes
 from damselfly.agent.watch import watched
 from damselfly.cache import report
 from damselfly.client.answers import (
@@ -26,7 +29,6 @@ from damselfly.client.answers import (
     CapacityRequest,
     Check,
     Collected,
-    Credentials,
     Diagnosis,
     HeldArtifact,
     Opened,
@@ -48,13 +50,16 @@ from damselfly.errors import (
     ArtifactNotFoundError,
     DamselflyError,
     JobNotFoundError,
+    SignatureError,
     StoreFullError,
     UnavailableError,
     UsageError,
+    explain,
 )
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
-from damselfly.origin.access import Access
+from damselfly.origin.access import OWN, Access
+from damselfly.origin.signature import INSTALL, is_installed
 from damselfly.p2p.agents import Agents
 from damselfly.p2p.swarm import Source
 from damselfly.p2p.transport import Certificates
@@ -64,6 +69,8 @@ HOLD_ATTEMPTS = 3
 """How often what is evicted before it could be leased is pulled again."""
 CERTIFICATE_HOURS_MIN = 2.0
 """Short-lived ones are renewed when a third of their life is left: of 6 hours, in two."""
+_Task = tuple[Wish, tuple[Digest, Ref | None] | None, float | None]
+"""What makes two pulls one: what is wished for, what was proved, how old the answer may be."""
 _PREFIX = re.compile(r"(?:blake3:)?([0-9a-f]{6,64})", re.ASCII)
 
 
@@ -99,17 +106,20 @@ class LocalNode:
         tasks: asyncio.TaskGroup,
         ended: Callable[[Pull], None] = lambda pull: None,
         certificates: Certificates | None = None,
+        credentials: CredentialsFile | None = None,
     ) -> None:
         self._certificates = certificates
+        self._credentials = credentials
         self._config = config
         self._ended = ended
         self._shop = workshop
         self._agents = agents
         self._counters = counters
         self._tasks = tasks
-        self._pulls: dict[Wish, Pull] = {}
+        self._pulls: dict[_Task, Pull] = {}
         self._verifier = Verifier(workshop, self.pull)
-        self._volumes = Volumes(config.volumes, workshop, self._begun, tasks)
+        volume_limits = VolumeLimits(fresh_s=config.origin.fresh_s)
+        self._volumes = Volumes(config.volumes, workshop, self._begun, tasks, volume_limits)
         self._began_s = workshop.clock.monotonic_s()
         self.state = "starting"
 
@@ -137,23 +147,32 @@ class LocalNode:
         raise StoreFullError(f"{Ref.parse(request.ref).safe} is evicted as soon as it is pulled")
 
     def _started(self, request: PullRequest) -> Pull:
-        return self._begun(_wish_of(request))
+        return self._begun(_wish_of(request), age_s_max=request.age_s_max)
 
-    def _begun(self, wish: Wish) -> Pull:
-        """Begin a pull, or join the one that runs: one for a ref, filters, and credentials."""
+    def _begun(
+        self, wish: Wish, target: Target | None = None, age_s_max: float | None = None
+    ) -> Pull:
+        """Begin a pull, or join the one that runs: one for a ref, filters, and credentials.
+
+        With a `target` also one for its plan and place: who proved them gets no others.
+        """
         if self.state == "draining":
             raise AgentUnavailableError("the agent is stopping: it takes no new pulls")
-        pull = self._pulls.get(wish)
+        proved = None if target is None else (target.plan.id, target.place)
+        task = (wish, proved, age_s_max)
+        pull = self._pulls.get(task)
         if pull is not None:
             return pull
         if len(self._pulls) >= PULLS_MAX:
             raise UnavailableError(f"{PULLS_MAX} pulls run already")
-        request = PullRequest(ref=str(wish.ref), include=wish.include, exclude=wish.exclude)
-        pull = self._pulls[wish] = Pull(request, wish.ref, self._shop, wish.access)
+        request = PullRequest(
+            ref=str(wish.ref), include=wish.include, exclude=wish.exclude, age_s_max=age_s_max
+        )
+        pull = self._pulls[task] = Pull(request, wish.ref, self._shop, wish.access, target)
         pull.task = self._tasks.create_task(pull.run())
 
         def forget(_: asyncio.Task[None]) -> None:
-            del self._pulls[wish]
+            del self._pulls[task]
             if not pull.ended.is_set():
                 pull.cancelled()
             self._ended(pull)
@@ -194,11 +213,11 @@ class LocalNode:
 
     def is_pulling(self, request: PullRequest) -> bool:
         """Whether such a pull runs."""
-        return _wish_of(request) in self._pulls
+        return _task_of(request) in self._pulls
 
     async def give_up(self, request: PullRequest) -> bool:
         """Stop a pull that nobody watches; tells whether it was stopped."""
-        pull = self._pulls.get(_wish_of(request))
+        pull = self._pulls.get(_task_of(request))
         if pull is None or pull.task is None or pull.watcher_count:
             return False
         pull.task.cancel()
@@ -223,11 +242,14 @@ class LocalNode:
 
     async def artifacts(self) -> Sequence[HeldArtifact]:
         """What the store holds, most recently used first."""
-        infos = await self._shop.work(partial(self._shop.store.artifacts))
-        held = [info for info in infos if is_held(info.state)]
+        return await self._shop.work(partial(self._all_held))
+
+    def _all_held(self) -> list[HeldArtifact]:
+        held = [info for info in self._shop.store.artifacts() if is_held(info.state)]
         return [self._held(info) for info in sorted(held, key=lambda info: -info.used_ns)]
 
     def _held(self, info: report.ArtifactInfo) -> HeldArtifact:
+        verdict = next(iter(self._shop.store.verdicts(info.artifact)), None)
         return HeldArtifact(
             artifact=str(info.artifact),
             refs=info.refs,
@@ -237,6 +259,7 @@ class LocalNode:
             pinned=info.is_pinned,
             leases=len(info.leases),
             used_ns=info.used_ns,
+            signature=signature_of(verdict),
         )
 
     async def _find(self, name: str) -> report.ArtifactInfo:
@@ -249,7 +272,7 @@ class LocalNode:
             found = [
                 info
                 for info in infos
-                if str(ref.unpinned) in info.refs and ref.pin in {None, info.artifact}
+                if str(ref.unpinned.named) in info.refs and ref.pin in {None, info.artifact}
             ]
             found.sort(key=lambda info: -info.used_ns)
             found = found[:1]
@@ -270,13 +293,15 @@ class LocalNode:
         """Keep an artifact from eviction."""
         info = await self._find(artifact)
         await self._shop.work(partial(self._shop.store.pin, info.artifact))
-        return self._held(await self._find(str(info.artifact)))
+        found = await self._find(str(info.artifact))
+        return await self._shop.work(partial(self._held, found))
 
     async def unpin(self, artifact: str) -> HeldArtifact:
         """Let an artifact be evicted again."""
         info = await self._find(artifact)
         await self._shop.work(partial(self._shop.store.unpin, info.artifact))
-        return self._held(await self._find(str(info.artifact)))
+        found = await self._find(str(info.artifact))
+        return await self._shop.work(partial(self._held, found))
 
     async def keep(self, pulled: Pulled, *, pin: bool, lease_id: str, ttl_s: float | None) -> bool:
         """Pin what was pulled, or lease it; False if it was evicted before that."""
@@ -351,7 +376,11 @@ class LocalNode:
         path = self._config.store.path
         disk = await self._shop.work(partial(shutil.disk_usage, path))
         checks = [_disk_check(path, disk.free, self._config.store.keep_free_bytes)]
+        checks.append(await self._shop.work(partial(_signature_check, self._shop.signatures.rules)))
         checks.append(_tls_check(self._certificates, self._shop.clock.wall_ns() / 1e9))
+        if self._credentials is not None:
+            await self._shop.work(partial(self._credentials.look))
+            checks.append(_credentials_check(self._credentials))
         alive = len(self._agents.view) - 1
         checks.append(
             Check(
@@ -381,6 +410,36 @@ class LocalNode:
         return Diagnosis(checks=tuple(checks), settings=settings)
 
 
+def _signature_check(rules: Rules) -> Check:
+    """Look at the rules, and whether there is everything that they name."""
+    found = rules.all()
+    if rules.trouble:
+        return Check(
+            name="signatures",
+            verdict="bad",
+            detail=f"the old rules ({len(found)}) count: {rules.trouble}",
+            advice="correct [[signatures]] in the configuration; it is read again by itself",
+        )
+    unread: list[str] = []
+    for rule in found:
+        try:
+            if rule.method is not None:
+                rule.trust()
+        except SignatureError as exc:
+            unread.append(f"{rule.prefix} is refused: {explain(exc)}")
+    if unread:
+        return Check(name="signatures", verdict="bad", detail="; ".join(unread)[:1000])
+    if any(rule.method for rule in found) and not is_installed():
+        return Check(
+            name="signatures",
+            verdict="bad",
+            detail="nothing verifies them here: what must be signed is refused",
+            advice=INSTALL,
+        )
+    detail = ", ".join(f"{rule.prefix} {rule.require}" for rule in found)[:1000]
+    return Check(name="signatures", verdict="ok", detail=detail or "no rules: nothing is verified")
+
+
 def _tls_check(certificates: Certificates | None, now_s: float) -> Check:
     if certificates is None:
         return Check(name="tls", verdict="ok", detail="none: peers speak plainly (see --tls-cert)")
@@ -396,6 +455,18 @@ def _tls_check(certificates: Certificates | None, now_s: float) -> Check:
     return Check(name="tls", verdict="ok", detail=f"peers are {names}; ends in {hours:.0f} h")
 
 
+def _credentials_check(credentials: CredentialsFile) -> Check:
+    detail = f"{len(credentials.prefixes)} prefixes in {credentials.path}"
+    if credentials.trouble is None:
+        return Check(name="credentials", verdict="ok", detail=detail)
+    return Check(
+        name="credentials",
+        verdict="warning",
+        detail=f"{credentials.trouble}; {detail} as it was before count",
+        advice="repair the file: it is read again as soon as it changes",
+    )
+
+
 def _disk_check(path: Path, free: int, keep_free: int) -> Check:
     is_low = free < keep_free
     return Check(
@@ -407,16 +478,25 @@ def _disk_check(path: Path, free: int, keep_free: int) -> Check:
 
 
 def _wish_of(request: PullRequest) -> Wish:
-    """Equal for requests that are one pull."""
-    given = request.credentials or Credentials()
-    access = Access.of(token=given.token, username=given.username, password=given.password)
+    """Who asks through the socket and shows nothing asks for the agent itself."""
+    given = request.credentials
+    access = (
+        OWN
+        if given is None
+        else Access.of(token=given.token, username=given.username, password=given.password)
+    )
     include = tuple(sorted(set(request.include)))
     exclude = tuple(sorted(set(request.exclude)))
     return Wish(Ref.parse(request.ref), include, exclude, access)
+
+
+def _task_of(request: PullRequest) -> _Task:
+    """Equal for requests that are one pull."""
+    return _wish_of(request), None, request.age_s_max
 
 
 def _is_meant(job: Pull | Preparation, target: str) -> bool:
     match = _PREFIX.fullmatch(target)
     if match is not None:
         return job.artifact is not None and job.artifact.hex.startswith(match[1])
-    return str(Ref.parse(target).unpinned) == str(job.ref.unpinned)
+    return Ref.parse(target).unpinned.named == job.ref.unpinned.named

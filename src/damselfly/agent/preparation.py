@@ -12,16 +12,23 @@ Rule 2: **a pin is checked, and no way in.** Whoever makes pods may name any ref
 a pin alone names an artifact only where this node has found the ref to be that artifact before;
 else the ref is resolved as if there were no pin, and what it is found to be is held against it.
 
-Rule 3: when the origin cannot be reached, what the ref last was here serves who is believed.
+Rule 3: what was proved is what is read: at the ref itself or below it, whatever a plan says that
+peers told, the same plan, and with the same credentials. None of the agent's own are ever shown.
+
+Rule 4: when the origin cannot be reached, what the ref last was here serves who is believed.
+
+Rule 5: an origin that only names bytes is no way in either: it shows that it has them, once for a
+ref and an artifact, before anything is shown (`possession.py`).
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from damselfly.agent.holdings import Choice, Holdings, Shown
+from damselfly.agent.possession import Possession, is_known
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
 from damselfly.agent.resolver import Target
@@ -38,6 +45,7 @@ from damselfly.errors import (
 from damselfly.model.digest import Digest
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
+from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +74,10 @@ class Preparation:
         shop: Workshop,
         holdings: Holdings,
         prover: Prover,
-        begin: Callable[[Wish], Pull],
+        possession: Possession,
+        begin: Callable[[Wish, Target], Pull],
     ) -> None:
+        assert not wish.access.is_own, "a pod has its own credentials, or none"
         self.wish = wish
         self.ended = asyncio.Event()
         self.outcome: Shown | None = None
@@ -78,9 +88,11 @@ class Preparation:
         self._shop = shop
         self._holdings = holdings
         self._prover = prover
+        self._possession = possession
         self._begin = begin
         self._began_s = self.resolved_s
         self._pull: Pull | None = None
+        self._waiting = Waiting()
 
     def __repr__(self) -> str:
         return f"<Preparation of {self.wish.ref.safe}>"
@@ -105,13 +117,15 @@ class Preparation:
         if self._pull is not None:
             return self._pull.progress()
         seconds = self._shop.clock.monotonic_s() - self._began_s
-        waiting = "origin (finding out what there is, and for whom)" if seconds > 1.0 else None
+        usual = "origin (finding out what there is, and for whom)"
+        waiting = self._waiting.reason or usual if seconds > 1.0 else None
         return Progress(ref=self.wish.ref.safe, seconds=seconds, waiting_for=waiting)
 
     async def run(self) -> None:
         """Prepare to the end; the outcome is kept, not raised."""
         try:
-            self.outcome = await self._prepared_unless_refused()
+            with heard(self._waiting):
+                self.outcome = await self._prepared_unless_refused()
         except DamselflyError as exc:
             self.failure = exc
             extra = {"ref": self.wish.ref.safe, "error": exc}
@@ -149,11 +163,24 @@ class Preparation:
         except OriginUnavailableError as exc:
             return await self._last_held(exc)
         self.resolved_s = self._shop.clock.monotonic_s()
-        await self._prover.prove(source.unpinned, target.plan, wish.access)
+        place = source.place_of(target.plan.ref)
+        if not source.leads_to(place):
+            # A directory that was redirected, or a plan that somebody made up: the ref tells which.
+            own = source.unpinned
+            place = own.as_directory if place.is_directory else own
+        target = replace(target, place=place)
+        await self._prover.prove(source.unpinned, target.plan, place, wish.access)
         await self._check_pin(target)
         of_plan = partial(holdings.of_plan, source, target, wish.choice)
         shown = await self._shop.work(of_plan)
-        return shown if shown is not None else await self._pulled(source)
+        plan = target.plan
+        if shown is None or not await self._shop.is_genuine(wish.ref, shown):
+            shown = await self._pulled(source, target)
+            plan = self._pull.plan if self._pull is not None and self._pull.plan else plan
+        await self._possession.prove(
+            source.unpinned, plan, shown, wish.access, work=self._shop.work
+        )
+        return shown
 
     async def _check_pin(self, target: Target) -> None:
         """Refuse what is surely something else before it is pulled."""
@@ -168,9 +195,10 @@ class Preparation:
                 f"{ref.unpinned.safe} is {known} now, and was never {ref.pin} on this node"
             )
 
-    async def _pulled(self, source: Ref) -> Shown:
+    async def _pulled(self, source: Ref, target: Target) -> Shown:
         wish = self.wish
-        pull = self._pull = self._begin(Wish(source, wish.include, wish.exclude, wish.access))
+        same = Wish(source, wish.include, wish.exclude, wish.access)
+        pull = self._pull = self._begin(same, target)
         with pull.watched():
             await pull.ended.wait()
         if pull.failure is not None:
@@ -196,7 +224,12 @@ class Preparation:
                 f"finding out what {ref.safe} is, and whether these credentials open it"
             ) from failure
         shown = await self._shop.work(last_held)
-        if shown is None:
+        known = partial(is_known, self._shop.store, ref)
+        if (
+            shown is None
+            or not await self._shop.work(partial(known, shown))
+            or not await self._shop.is_genuine(ref, shown)
+        ):
             raise failure
         extra = {"ref": ref.safe, "artifact": str(shown.artifact), "error": failure}
         logger.warning("origin.replaced", extra=extra | {"by": "the copy of this node"})

@@ -41,8 +41,8 @@ class Prover:
         if proof.is_needed(ref):
             self._proofs.drop(proof.asker_of(self._proofs.key, ref, access))
 
-    async def prove(self, ref: Ref, plan: Plan, access: Access) -> None:
-        """Make sure that `access` opens `ref`, whose files are those of `plan`.
+    async def prove(self, ref: Ref, plan: Plan, place: Ref, access: Access) -> None:
+        """Make sure that `access` opens `ref`, whose files are those of `plan`, at `place`.
 
         Raises:
             OriginDeniedError, OriginUnavailableError, OriginNotFoundError: nobody may see them.
@@ -52,9 +52,9 @@ class Prover:
             return
         asker = proof.asker_of(self._proofs.key, ref, access)
         try:
-            place = Ref.parse(plan.ref)
-            shown = access if ref.is_trusted_with(place) else ANONYMOUS
-            await self._origins.for_ref(ref).prove(place, proof.telling_file(plan), shown)
+            assert not access.is_own, "the agent's own word opens nothing for others"
+            assert ref.leads_to(place), "what lies elsewhere proves nothing"
+            await self._origins.for_ref(ref).prove(place, proof.telling_file(plan), access)
         except OriginDeniedError as exc:
             who = "without credentials" if access == ANONYMOUS else "with the credentials given"
             raise OriginDeniedError(f"{ref.safe} does not open {who}") from exc

@@ -1,6 +1,7 @@
 """One pull: from a ref to a view in the store.
 
-    resolving ── plan ──> fetching ── every wanted chunk ──> sealing ── artifact, view ──> done
+    resolving ── plan ──> fetching ── every wanted chunk ──> checking ── every whole file that its
+    origin published a digest of ──> sealing ── artifact, view ──> done
 
 A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
 finds ends that pull and no more (`LocalProtocolError`).
@@ -9,20 +10,24 @@ finds ends that pull and no more (`LocalProtocolError`).
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from damselfly.agent import possession
+from damselfly.agent.checking import Checker
 from damselfly.agent.holdings import Choice, Holdings, Shown, chosen, revision_of
 from damselfly.agent.resolver import Resolver, Target
+from damselfly.agent.rights import Rights
+from damselfly.agent.signatures import Found, Signatures
 from damselfly.agent.swarms import Swarms
-from damselfly.cache.report import ArtifactState
+from damselfly.cache.report import ArtifactState, Verdict
 from damselfly.cache.store import Ingest, Store
-from damselfly.client.answers import Progress, Pulled, PullRequest
+from damselfly.client.answers import Progress, Pulled, PullRequest, Signature
 from damselfly.clock import Clock
 from damselfly.errors import (
     CancelledError,
@@ -40,6 +45,7 @@ from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
 from damselfly.p2p.handover import handed_over
 from damselfly.p2p.swarm import Source, Swarm
+from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +65,38 @@ class Workshop:
     swarms: Swarms
     workers: Executor
     clock: Clock
+    readers: Executor | None = None
+    """For reading whole files back, which would hold up what lands; None: the workers do it."""
+    rights: Rights = field(default_factory=Rights)
+    signatures: Signatures = field(default_factory=Signatures)
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function)
 
+    async def is_genuine(self, ref: Ref, shown: Shown) -> bool:
+        """Whether what is held is signed as it must be; False: only a pull can tell.
+
+        Raises:
+            SignatureError: it is not.
+        """
+        return await self.signatures.are_genuine(self.store, self.workers, ref, shown)
+
 
 class Pull:
     """A pull that runs, or has ended. Belongs to one event loop.
 
-    `run` is its task; `ended` is set when `outcome` or `failure` is there.
+    `run` is its task; `ended` is set when `outcome` or `failure` is there. With a `target` nothing
+    is found out again: what was proved to somebody is what is read.
     """
 
     def __init__(
-        self, request: PullRequest, ref: Ref, workshop: Workshop, access: Access = ANONYMOUS
+        self,
+        request: PullRequest,
+        ref: Ref,
+        workshop: Workshop,
+        access: Access = ANONYMOUS,
+        target: Target | None = None,
     ) -> None:
         self.request = request
         self.ref = ref
@@ -85,8 +109,10 @@ class Pull:
         self.watcher_count = 0
         self._workshop = workshop
         self._access = access
+        self._target = target
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"
+        self._waiting = Waiting()
         self._plan: Plan | None = None
         self._wanted = 0
         self._bytes_total = 0
@@ -94,7 +120,14 @@ class Pull:
         self._bytes_before: Counter[Source] = Counter()
         """Brought by swarms before this one."""
         self._swarm: Swarm | None = None
+        self._checker: Checker | None = None
+        self._signed: Found | None = None
         self.artifact: Digest | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """How what it brings is cut, as soon as that is known."""
+        return self._plan
 
     def __repr__(self) -> str:
         return f"<Pull {self.ref.safe} {self._phase}>"
@@ -130,7 +163,8 @@ class Pull:
     async def run(self) -> None:
         """Pull to the end; the outcome is kept, not raised."""
         try:
-            self.outcome = await self._pull()
+            with heard(self._waiting):
+                self.outcome = await self._pull()
         except DamselflyError as exc:
             self.failure = exc
         except asyncio.CancelledError:
@@ -166,9 +200,11 @@ class Pull:
 
     def _waiting_for(self) -> str | None:
         if self._phase == "resolving" and self._seconds() > 1.0:
-            return self._workshop.resolver.waiting_for
+            return self._waiting.reason or self._workshop.resolver.waiting_for
+        if self._phase == "checking" and self._checker is not None:
+            return self._checker.waiting_for
         if self._swarm is not None:
-            return self._swarm.planner.waiting_for
+            return self._swarm.waiting_for
         is_queued = self._phase == "fetching" and self._seconds() > 1.0
         return "another pull of the same files" if is_queued else None
 
@@ -176,9 +212,15 @@ class Pull:
 
     async def _pull(self) -> Pulled:
         shop = self._workshop
-        target = await shop.resolver.resolve(self.ref, self._access)
+        target = self._target
+        if target is None:
+            age_s_max = self.request.age_s_max
+            target = await shop.resolver.resolve(self.ref, self._access, age_s_max)
         plan = target.plan
-        files = self._select(plan)
+        selected = files = self._select(plan)
+        number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
+        if number is not None:
+            files |= {number}
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
@@ -195,9 +237,13 @@ class Pull:
         ingest = await handed_over(shop.workers, begin, Ingest.close)
         try:
             manifest = await self._brought(target, ingest, files)
+            if target.manifest is None:  # The origin delivered every byte, to us or to others.
+                whole = Shown(manifest.digest, None)
+                now_ns = shop.clock.wall_ns()
+                await shop.work(partial(possession.note, shop.store, self.ref, whole, now_ns))
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
-        return await self._finish(plan, manifest, files)
+        return await self._finish(plan, manifest, files, selected)
 
     async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""
@@ -205,16 +251,27 @@ class Pull:
         while True:
             rounds += 1
             self._phase = "fetching"
-            manifest = await self._fetch(target, ingest, files)
-            self._phase = "sealing"
             try:
+                manifest = await self._fetch(target, ingest, files)
+                await self._judge(target.plan, manifest, files)
+                self._phase = "sealing"
                 await self._workshop.work(partial(ingest.seal, manifest))
+                if self._checker is not None:
+                    await self._checker.keep()
             except ChunkNotFoundError as exc:
                 if rounds == ROUNDS_MAX:
                     raise
                 logger.warning("pull.resumed", extra={"ref": self.ref.safe, "error": str(exc)})
             else:
                 return manifest
+
+    async def _judge(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> None:
+        """Refuse what is not signed as it must be, before there is an artifact of it."""
+        shop = self._workshop
+        self._phase = "verifying"
+        self._signed = await shop.signatures.judged(
+            shop.store, shop.workers, self.ref, manifest, plan, files
+        )
 
     @property
     def _choice(self) -> Choice:
@@ -234,7 +291,7 @@ class Pull:
         if manifest is None:
             return target
         self.artifact = artifact
-        return Target(target.plan, manifest, target.is_shared)
+        return replace(target, manifest=manifest)
 
     async def _fetch(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         shop = self._workshop
@@ -246,14 +303,17 @@ class Pull:
             self._bytes_from_store = _bytes_of(plan, found & self._wanted)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
+        place = target.place or self.ref.place_of(plan.ref)
+        # Not that of the place: a plan may come from a peer, and name a file of this machine.
         origin = shop.origins.for_ref(self.ref)
-        place = Ref.parse(plan.ref)
-        access = self._access if self.ref.is_trusted_with(place) else ANONYMOUS
 
-        def open_span(
+        @asynccontextmanager
+        async def open_span(
             file: PlannedFile, start: int, stop: int
-        ) -> AbstractAsyncContextManager[OriginStream]:
-            return origin.open(place, file, start, stop, access)
+        ) -> AsyncGenerator[OriginStream]:
+            access = await shop.rights.shown(self.ref, self._access, place)
+            async with origin.open(place, file, start, stop, access) as stream:
+                yield stream
 
         async with shop.swarms.pulling(
             name,
@@ -266,7 +326,7 @@ class Pull:
             self._swarm = swarm
             if is_first:  # Another pull may have been at it, and brought what we want.
                 self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
-            await swarm.completed()
+            await self._completed(target, ingest, files, swarm)
             manifest = target.manifest or _sealed(plan, files, swarm)
             if self.ref.pin is not None and manifest.digest != self.ref.pin:
                 raise DigestMismatchError(
@@ -277,14 +337,46 @@ class Pull:
                 swarm.planner.sealed(manifest.digest, shop.clock.monotonic_s())
         return manifest
 
-    async def _finish(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> Pulled:
+    async def _completed(
+        self, target: Target, ingest: Ingest, files: frozenset[int], swarm: Swarm
+    ) -> None:
+        """Wait for every chunk, and for every whole file to be what its origin published."""
+        if target.manifest is not None:
+            await swarm.completed()  # Its chunks were sealed by somebody: they rule.
+            return
+        shop = self._workshop
+        checker = self._checker = Checker(
+            shop.store,
+            ingest,
+            swarm,
+            files,
+            self.ref.safe,
+            shop.readers or shop.workers,
+            shop.clock,
+        )
+        try:
+            async with checker.running():
+                await swarm.completed()
+                self._phase = "checking"
+                await checker.settled()
+        except DigestMismatchError:
+            if target.is_shared:
+                await shop.resolver.refuted(self.ref, target.plan)
+            raise
+
+    async def _finish(
+        self, plan: Plan, manifest: Manifest, files: frozenset[int], selected: frozenset[int]
+    ) -> Pulled:
         shop = self._workshop
         store = shop.store
         artifact = manifest.digest
-        is_whole = len(files) == len(plan.files) or len(manifest.files) < len(plan.files)
-        self.shown = Shown(artifact, None if is_whole else files)
+        verdict = None
+        if self._signed is not None:
+            verdict = await shop.work(partial(shop.signatures.keep, store, manifest, self._signed))
+        is_whole = len(selected) == len(plan.files) or len(manifest.files) < len(plan.files)
+        self.shown = Shown(artifact, None if is_whole else selected, plan.ref)
         view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
-        ref = self.ref.unpinned
+        ref = self.ref.unpinned.named
         is_part = len(manifest.files) < len(plan.files)
         revision = revision_of(plan.id, self._choice if is_part else None)
         await shop.work(partial(store.remember, str(ref), revision, artifact))
@@ -303,6 +395,7 @@ class Pull:
             bytes_from_origin=by[Source.ORIGIN],
             bytes_from_peers=by[Source.PEER],
             bytes_from_store=self._bytes_from_store + by[Source.STORE],
+            signature=signature_of(verdict),
         )
 
 
@@ -340,6 +433,18 @@ def _sealed(plan: Plan, files: frozenset[int], swarm: Swarm) -> Manifest:
     part = Plan(plan.ref, tuple(plan.files[number] for number in chosen))
     indexes = [index for number in chosen for index in plan.indexes(number)]
     return Manifest.seal(part, [digests[index] for index in indexes])
+
+
+def signature_of(verdict: Verdict | None) -> Signature | None:
+    """A verdict, for whoever asks the agent."""
+    if verdict is None:
+        return None
+    return Signature(
+        by=verdict.signer,
+        method=verdict.method,
+        verified_ns=verdict.verified_ns,
+        files=len(verdict.files),
+    )
 
 
 def is_held(state: ArtifactState) -> bool:

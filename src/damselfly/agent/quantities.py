@@ -89,6 +89,17 @@ def parse_count(value: object) -> int:
     raise ValueError("not a whole number of at least 1")
 
 
+def parse_number(value: object) -> int:
+    """Read a whole number, 0 included.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if value in {0, "0"} and not isinstance(value, bool):
+        return 0
+    return parse_count(value)
+
+
 def parse_mode(value: object) -> int:
     """Read permission bits in octal text: `0660`.
 

@@ -12,11 +12,13 @@ from damselfly.agent.quantities import (
     parse_bytes,
     parse_count,
     parse_mode,
+    parse_number,
     parse_seconds,
     parse_share,
     show_bytes,
 )
 from damselfly.client.socket_path import PATH_BYTES_MAX, SOCKET_VARIABLE
+from damselfly.origin.clouds import check_scheme
 from damselfly.origin.s3_place import check_endpoint, check_region
 from damselfly.p2p.address import check_address, split_address
 from damselfly.p2p.kubernetes.names import ServiceName, check_node_name
@@ -171,6 +173,17 @@ def _endpoint(value: object) -> str:
 
 def _region(value: object) -> str:
     return check_region(_text(value))
+
+
+def _az_account(value: object) -> str:
+    if not re.fullmatch(r"[a-z0-9]{3,24}", text := _text(value)):
+        raise ValueError("not an account: 3 to 24 lower-case letters and digits")
+    return text
+
+
+def _fsspec(value: object) -> tuple[str, ...]:
+    items = cast("list[object]", value) if isinstance(value, list) else _text(value).split(",")
+    return tuple(check_scheme(_text(item).strip().lower()) for item in items if item)
 
 
 def _one_of(*words: str) -> Callable[[object], str]:
@@ -424,6 +437,17 @@ class OriginSettings:
             "connections to one origin host at a time; hubs slow down who opens more",
         ),
     ] = 16
+    insecure: Annotated[
+        tuple[str, ...],
+        Setting(
+            "--origin-insecure",
+            "HOSTS",
+            _patterns,
+            "HOST[:PORT],... of registries (oci://) that are asked in plain HTTP, as those on this"
+            " machine's loopback always are; who listens on the way reads and changes all of it",
+            show=",".join,
+        ),
+    ] = ()
     s3_endpoint: Annotated[
         str | None,
         Setting(
@@ -445,6 +469,86 @@ class OriginSettings:
             " a bucket elsewhere says where it is",
         ),
     ] = None
+    gs_endpoint: Annotated[
+        str | None,
+        Setting(
+            "--gs-endpoint",
+            "URL",
+            _endpoint,
+            "where gs:// is; without it, $STORAGE_EMULATOR_HOST or Google",
+        ),
+    ] = None
+    az_account: Annotated[
+        str | None,
+        Setting(
+            "--az-account",
+            "NAME",
+            _az_account,
+            "the account whose containers az:// means; without it, what $AZURE_STORAGE_ACCOUNT or"
+            " $AZURE_STORAGE_CONNECTION_STRING says",
+        ),
+    ] = None
+    az_endpoint: Annotated[
+        str | None,
+        Setting(
+            "--az-endpoint",
+            "URL",
+            _endpoint,
+            "where that account's blobs are; without it, what the environment or Azure says",
+        ),
+    ] = None
+    fsspec: Annotated[
+        tuple[str, ...],
+        Setting(
+            "--origin-fsspec",
+            "SCHEMES",
+            _fsspec,
+            "SCHEME,... of other filesystems to read through fsspec, as in sftp,smb: only for who"
+            " commands the agent, with its own credentials, and outside of every budget",
+            show=",".join,
+        ),
+    ] = ()
+    fresh_s: Annotated[
+        float,
+        Setting(
+            "--origin-fresh",
+            "DURATION",
+            parse_seconds,
+            "how long what a ref was found to be is believed, by all agents: a branch, a tag or a"
+            " directory may be another tomorrow, a commit or a digest is asked for once",
+            show="{:g}s".format,
+        ),
+    ] = 60.0
+    credentials: Annotated[
+        Path | None,
+        Setting(
+            "--credentials",
+            "FILE",
+            _path,
+            "a TOML file of what the agent shows to origins when it asks for itself, by prefix of"
+            " the ref; read again when it changes, and never for pods",
+            absent="none",
+        ),
+    ] = None
+    requests_max: Annotated[
+        int,
+        Setting(
+            "--origin-requests",
+            "N",
+            parse_number,
+            "requests a second to one origin host, all agents together; 0 is as many as there are",
+        ),
+    ] = 0
+    bytes_max: Annotated[
+        int,
+        Setting(
+            "--origin-bytes",
+            "SIZE",
+            parse_bytes,
+            "bytes a second from one origin host, all agents together; 0 is as many as come",
+            show=show_bytes,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

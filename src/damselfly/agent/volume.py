@@ -23,9 +23,11 @@ from functools import partial
 
 from damselfly.agent.holdings import Holdings, Shown
 from damselfly.agent.holds import Holds
+from damselfly.agent.possession import Possession, is_known
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
+from damselfly.agent.resolver import Target
 from damselfly.agent.settings import VolumeSettings
 from damselfly.agent.watch import watched
 from damselfly.client.answers import (
@@ -76,7 +78,7 @@ class Volumes:
         self,
         settings: VolumeSettings,
         shop: Workshop,
-        begin: Callable[[Wish], Pull],
+        begin: Callable[[Wish, Target], Pull],
         tasks: asyncio.TaskGroup,
         limits: VolumeLimits | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class Volumes:
         self._prover = Prover(
             shop.store.proofs, shop.origins, shop.workers, shop.clock, settings.proof_ttl_s
         )
+        self._possession = Possession(shop.store, shop.origins, shop.clock)
         self._holds = Holds(shop.store, shop.work)
         self._preparations: dict[Wish, Preparation] = {}
         self._fresh: OrderedDict[Wish, tuple[Shown, float]] = OrderedDict()
@@ -197,12 +200,16 @@ class Volumes:
             shown = None
         if shown is None and wish.ref.pin is None:
             return None
-        return await self._shop.work(partial(self._believed, wish, shown))
+        shown = await self._shop.work(partial(self._believed, wish, shown))
+        return shown if shown is not None and await self._shop.is_genuine(wish.ref, shown) else None
 
     def _believed(self, wish: Wish, shown: Shown | None) -> Shown | None:
         if not self._prover.believes(wish.ref, wish.access):
             return None
-        return shown or self._holdings.last_held(wish.ref, wish.choice)
+        shown = shown or self._holdings.last_held(wish.ref, wish.choice)
+        if shown is None or not is_known(self._shop.store, wish.ref, shown):
+            return None
+        return shown
 
     def _prepare(self, wish: Wish) -> Preparation:
         """Begin a preparation, or join the one that runs."""
@@ -210,7 +217,9 @@ class Volumes:
             return self._preparations[wish]
         if len(self._preparations) >= self._limits.preparations_max:
             raise UnavailableError(f"{len(self._preparations)} volumes are being opened already")
-        preparation = Preparation(wish, self._shop, self._holdings, self._prover, self._begin)
+        preparation = Preparation(
+            wish, self._shop, self._holdings, self._prover, self._possession, self._begin
+        )
         self._preparations[wish] = preparation
         preparation.task = self._tasks.create_task(preparation.run())
 
@@ -231,7 +240,8 @@ class Volumes:
 
     def _show(self, wish: Wish, shown: Shown, layout: str) -> Opened:
         store = self._shop.store
-        hub = HubName.of(wish.ref, shown.artifact) if layout == HF_CACHE else None
+        is_hub = layout == HF_CACHE
+        hub = HubName.of(wish.ref, shown.artifact, shown.place) if is_hub else None
         path = store.view(shown.artifact, shown.files, hub)
         manifest = store.manifest(shown.artifact)
         if manifest is None:

@@ -1,7 +1,8 @@
 """List what the store holds, most recently used first.
 
 HELD is how much of an artifact is here: a pull with --include holds a part of it. Give the first
-digits of an artifact to `rm`, `pin`, `verify`; six are enough if they are unambiguous.
+digits of an artifact to `rm`, `pin`, `verify`; six are enough if they are unambiguous. SIGNED BY is
+who signed it, if a rule of the agent's configuration had that verified.
 """
 
 import sys
@@ -11,7 +12,7 @@ from argparse import ArgumentParser, Namespace
 from damselfly.cli.flags import add_client_flags, client_of, print_json
 from damselfly.cli.quantities import age_text, bytes_text, share_text
 from damselfly.cli.table import print_table
-from damselfly.cli.terminal import safe_ref
+from damselfly.cli.terminal import plain, safe_ref
 from damselfly.client.answers import HeldArtifact
 
 DIGITS = 12
@@ -33,7 +34,7 @@ def run(args: Namespace) -> int:
         return 0
     now_ns = time.time_ns()
     print_table(
-        ("ARTIFACT", "SIZE", "HELD", "FILES", "KEPT BY", "USED", "REF"),
+        ("ARTIFACT", "SIZE", "HELD", "FILES", "KEPT BY", "USED", "SIGNED BY", "REF"),
         [_row(item, now_ns) for item in artifacts],
         sys.stdout,
         right=frozenset({"SIZE", "HELD", "FILES"}),
@@ -57,5 +58,6 @@ def _row(item: HeldArtifact, now_ns: int) -> tuple[str, ...]:
         str(item.files),
         ", ".join(keepers) or "-",
         age_text(item.used_ns, now_ns),
+        plain(item.signature.by) if item.signature is not None else "-",
         " ".join(map(safe_ref, item.refs)) or "-",
     )

@@ -6,6 +6,9 @@ tree of ordinary files: sharing the store's bytes where the file system can (ref
 Files that are in DIR already with the same bytes are kept; one that differs is not replaced
 unless --force says so. While it is made, nothing evicts the model from the store.
 
+A branch, a tag or a directory may be another tomorrow: what it was found to be is believed for a
+minute, by all agents (their --origin-fresh). --fresh asks anew, --max-age says how old it may be.
+
 With --token-file, the token in the file is shown to the origin, and to nobody else; it is not on
 the command line, where every process of the machine could read it.
 
@@ -20,6 +23,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
 from damselfly.cli.arrival import add_arrival_flag, arrived
+from damselfly.cli.durations import duration
 from damselfly.cli.flags import add_client_flags, add_quiet_flag, print_json
 from damselfly.cli.progress import Moment, Progress
 from damselfly.cli.quantities import bytes_text, rate_text, seconds_text, share_text
@@ -55,6 +59,16 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--force", action="store_true", help="with --to: replace files in DIR that differ"
+    )
+    age = parser.add_mutually_exclusive_group()
+    age.add_argument(
+        "--fresh", action="store_true", help="ask the origin what REF is now, whoever asked before"
+    )
+    age.add_argument(
+        "--max-age",
+        metavar="DURATION",
+        type=duration,
+        help="how old what is known of REF may be (default: the agents' --origin-fresh)",
     )
     parser.add_argument(
         "--token-file", metavar="PATH", help="a file with the token that opens REF ('-': stdin)"
@@ -101,6 +115,7 @@ def _pulled(
         exclude=tuple(args.exclude),
         credentials=credentials,
         hold=args.to is not None,  # Listening goes on while the tree is made.
+        age_s_max=0.0 if args.fresh else args.max_age,
     )
     return arrived(args, "pull").pull(request)
 

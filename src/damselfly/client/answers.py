@@ -28,7 +28,8 @@ class PullRequest(Record):
     """Pull what is at `ref`: all of it, or the files that some `include` and no `exclude` names.
 
     `credentials` are shown to the origin, and to nobody else. With `hold` what was pulled is leased
-    for as long as the answer is being listened to, so that somebody can copy it in peace.
+    for as long as the answer is being listened to, so that somebody can copy it in peace. What the
+    ref is may have been found out `age_s_max` ago; without it, as long ago as the agents believe.
     """
 
     ref: str
@@ -36,6 +37,7 @@ class PullRequest(Record):
     exclude: tuple[str, ...] = ()
     credentials: Credentials | None = None
     hold: bool = False
+    age_s_max: float | None = None
 
 
 class VolumeRequest(Record):
@@ -121,6 +123,18 @@ class Progress(Record):
     waiting_for: str | None = None
 
 
+class Signature(Record):
+    """A signature that the agent verified: by whom (for people), how, when, and of how many files.
+
+    `method` is `key`, `certificate` or `keyless`.
+    """
+
+    by: str
+    method: str
+    verified_ns: int
+    files: int
+
+
 class Pulled(Record):
     """A pull ended well: `path` is a read-only view of the files in the store."""
 
@@ -135,6 +149,7 @@ class Pulled(Record):
     bytes_from_origin: int
     bytes_from_peers: int
     bytes_from_store: int
+    signature: Signature | None = None
 
 
 class Opened(Record):
@@ -222,7 +237,8 @@ class HeldArtifact(Record):
     """An artifact in the store, whole or in part.
 
     `bytes` and `files` count what its manifest lists, `bytes_held` what is here. `path` is a view
-    of it, if there is one. `refs` are the names it was pulled by.
+    of it, if there is one. `refs` are the names it was pulled by. `signature` is the one that was
+    verified last; None if none was.
     """
 
     artifact: str
@@ -234,6 +250,7 @@ class HeldArtifact(Record):
     leases: int = 0
     used_ns: int | None = None
     path: str | None = None
+    signature: Signature | None = None
 
 
 class VerifyProgress(Record):

@@ -1,13 +1,15 @@
 """Canonical JSON: one value, one spelling, so that bytes can be hashed and compared.
 
 UTF-8, keys in code-point order, no spaces, no escapes but those that JSON demands, integers only.
-Reading is strict: a key twice, NaN, a lone surrogate or nesting past the interpreter's limit is an
-error, never a guess.
+Reading is strict: a key twice, NaN, a lone surrogate or nesting past any sense is an error, never a
+guess; it is bounded before anything is built (`model/bounded_json.py`).
 """
 
 import json
 from itertools import groupby
 from typing import Any, NoReturn, TypeVar, cast
+
+from damselfly.model.bounded_json import VALUES_MAX, loads
 
 _T = TypeVar("_T")
 
@@ -19,19 +21,14 @@ def encode(value: object) -> bytes:
     ).encode()
 
 
-def decode(data: bytes) -> object:
+def decode(data: bytes, *, values_max: int = VALUES_MAX) -> object:
     """Read JSON from somebody we do not trust.
 
     Raises:
-        ValueError: this is not JSON, or JSON that two readers would read differently.
+        ValueError: this is not JSON, or JSON that two readers would read differently, or so much
+            of it that it is meant to harm.
     """
-    try:
-        return cast(
-            object,
-            json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number),
-        )
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+    return loads(data, values_max=values_max, object_pairs_hook=_unique, parse_constant=_no_number)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

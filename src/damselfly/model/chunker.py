@@ -17,10 +17,13 @@ Rule 5  A zero-byte file has no chunks.
 A chunk is at most 5 MiB - 1: four whole and a tail that joined.
 """
 
+from damselfly.errors import ManifestError
 from damselfly.model.safetensors import Header
 
 MIB = 1 << 20
 CHUNK_BYTES = 4 * MIB
+FILE_BYTES_MAX = 1_000_000 * CHUNK_BYTES
+"""All that an artifact may have, in one file. Who says how big a file is may say anything."""
 TENSOR_ALONE_BYTES = MIB
 """From this size on a tensor has chunks of its own (Rule 2)."""
 CHUNK_BYTES_MAX = CHUNK_BYTES + TENSOR_ALONE_BYTES - 1
@@ -32,7 +35,13 @@ def is_safetensors(path: str) -> bool:
 
 
 def cut(file_bytes: int) -> tuple[int, ...]:
-    """Cut a file whose inside we do not know (Rules 4 and 5)."""
+    """Cut a file whose inside we do not know (Rules 4 and 5).
+
+    Raises:
+        ManifestError: no artifact is that big.
+    """
+    if file_bytes > FILE_BYTES_MAX:
+        raise ManifestError(f"a file of {file_bytes} bytes: the limit is {FILE_BYTES_MAX}")
     whole, rest = divmod(file_bytes, CHUNK_BYTES)
     return (CHUNK_BYTES,) * whole + ((rest,) if rest else ())
 

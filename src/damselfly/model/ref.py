@@ -11,12 +11,14 @@
 
 `str(ref)` is canonical: scheme and host in lower case, no default port, `.` and `..` resolved, the
 path percent-encoded in one way. A ref may carry a presigned query; `safe` is the form for logs and
-errors. Credentials in a ref are refused: refs travel to peers, and end up in shell histories.
+errors, and `named` the one for peers and the store. Credentials in a ref are refused: refs travel
+to peers, and end up in shell histories.
 """
 
 import posixpath
 import re
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
 from urllib.parse import quote, unquote_to_bytes
 
 from damselfly.errors import UsageError
@@ -27,12 +29,20 @@ SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
 REF_CHARS_MAX = 4096
 
 _URL = re.compile(r"(?s)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?")
-_HOST = re.compile(r"(?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])", re.ASCII)
+_HOST = re.compile(
+    r"(?=[^\[]{1,254}$)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|\[[0-9a-f:.]{2,45}\]", re.ASCII
+)
+"""As name servers have it: no empty label and none of more than 63 characters."""
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_PLACE = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
+_PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", re.ASCII)
 """An organisation, a bucket or a container: no host, and upper case means something."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLACED = frozenset({"hf", "s3", "gs", "az"})
+_WEB = frozenset({"http", "https"})
+_HUB_KINDS = ("models", "datasets", "spaces")
+_NAMED = re.compile(r"blake3=[0-9a-f]{64}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _PATH_SAFE = "/-._~!$&'()*+,;=:@"
 _QUERY_SAFE = _PATH_SAFE + "?%"
 
@@ -57,6 +67,8 @@ class Ref:
         if len(text) > REF_CHARS_MAX or not text.isprintable() or not text:
             raise UsageError(f"a ref is one line of at most {REF_CHARS_MAX} characters")
         scheme, separator, rest = text.partition("://")
+        if not re.split(r"[/?#]", rest, maxsplit=1)[0].isascii():
+            raise UsageError(f"{_hidden(text)!r} names no host: one that is not ASCII is xn--...")
         match = _URL.fullmatch(f"{scheme.lower()}{separator}{rest}")
         if match is None:
             raise UsageError(f"{_hidden(text)!r} is not a ref: {_known()}, as in file:///models/x")
@@ -103,13 +115,73 @@ class Ref:
         """Where to look, without what must be found there."""
         return replace(self, pin=None)
 
+    @property
+    def named(self) -> "Ref":
+        """The same for others, and for what is kept: a digest stands for the query.
+
+        A query may be a signature, so it stays with who was given it; refs that differ in it are
+        different refs all the same.
+        """
+        if not self.query or _NAMED.fullmatch(self.query):
+            return self
+        return replace(self, query=f"blake3={Digest.of(self.query.encode()).hex}")
+
+    def place_of(self, text: str) -> "Ref":
+        """The place that a plan of this ref names; a query of ours that it only knows is put back.
+
+        Raises:
+            UsageError: it names none.
+        """
+        place = Ref.parse(text).unpinned
+        if self.query and place.query == self.named.query:
+            return replace(place, query=self.query)
+        return place
+
+    @property
+    def is_immutable(self) -> bool:
+        """Whether it names one revision for ever: a commit of a hub, a digest of a registry."""
+        revision = self._repository[1]
+        if self.scheme == "hf":
+            return _COMMIT.fullmatch(revision) is not None
+        return self.scheme == "oci" and _OCI_DIGEST.search(revision) is not None
+
     def is_trusted_with(self, place: "Ref") -> bool:
         """Whether what proves who asks for this ref may be shown at `place`, where its files are.
 
-        The plan of a ref may come from others, and lead anywhere.
+        The plan of a ref may come from others, and lead anywhere: the same host of the web, the
+        same bucket, the same repository are trusted, and nothing else.
         """
-        is_as_safe = place.scheme in {self.scheme, "https"}
-        return place.netloc == self.netloc and is_as_safe
+        if self.scheme == place.scheme == "hf":
+            return place._repository[0] == self._repository[0]
+        if place.netloc != self.netloc:
+            return False
+        if self.scheme in _WEB:
+            return place.scheme in {self.scheme, "https"}
+        return place.scheme == self.scheme and place._repository[0] == self._repository[0]
+
+    def leads_to(self, place: "Ref") -> bool:
+        """Whether `place` is this ref or lies below it, so that who may read it has proved this."""
+        if not self.is_trusted_with(place) or place.query != self.query:
+            return False
+        if self.is_immutable and place._repository[1] != self._repository[1]:
+            return False
+        ours, theirs = self._repository[2], place._repository[2]
+        return theirs == ours or f"{theirs}/".startswith(f"{ours.rstrip('/')}/")
+
+    @property
+    def _repository(self) -> tuple[str, str, str]:
+        """What the path says: the repository, its revision, and where in it.
+
+        Elsewhere than on hubs and registries everything is where.
+        """
+        if self.scheme == "hf":
+            return _on_hub(self)
+        if self.scheme == "oci":
+            before, slash, last = self.path.rstrip("/").rpartition("/")
+            match = re.match(r"[^:@]*", last)
+            assert match is not None, "it matches nothing at all, too"
+            return before + slash + match[0], last[match.end() :], "/"
+        return "", "", self.path
 
     @property
     def name(self) -> str:
@@ -148,9 +220,20 @@ class Ref:
         return self.location + (f"#{self.pin}" if self.pin else "")
 
 
+def _on_hub(ref: Ref) -> tuple[str, str, str]:
+    # The same rules as `HubRef.of`, which also says what no repository may be called.
+    names = [name for name in [ref.netloc, *ref.path.split("/")] if name]
+    kind = names.pop(0) if names[0] in _HUB_KINDS and len(names) > 1 else _HUB_KINDS[0]
+    taken = 1 if "@" in names[0] or len(names) == 1 else 2
+    repository, _, revision = "/".join(names[:taken]).partition("@")
+    return f"{kind}/{repository}", revision, "/" + "/".join(names[taken:])
+
+
 def _safe(text: str) -> str:
     body, mark, pin = text.partition("#")
     place, question, query = body.partition("?")
+    if _NAMED.fullmatch(query):
+        return text  # A digest tells nobody what it is of.
     if question:
         keys = [pair.partition("=") for pair in query.split("&")]
         place += "?" + "&".join(f"{key}=..." if equals else "..." for key, equals, _ in keys)
@@ -173,13 +256,24 @@ def _place_of(scheme: str) -> str:
 
 def _netloc(scheme: str, netloc: str, shown: str) -> str:
     host, colon, port = netloc.rpartition(":") if re.search(r":\d*$", netloc) else (netloc, "", "")
-    if not _HOST.fullmatch(host):
+    if not _HOST.fullmatch(host) or not _is_address(host):
         raise UsageError(f"{shown!r} names no host")
     if not colon or not port:
         return host
     if not port.isascii() or len(port) > 5 or not 1 <= int(port) <= 65535:
         raise UsageError(f"{shown!r} has a port that cannot be")
     return host if int(port) == _DEFAULT_PORTS.get(scheme) else f"{host}:{int(port)}"
+
+
+def _is_address(host: str) -> bool:
+    """Whether what is in brackets is an address; what is in none may be anything."""
+    if not host.startswith("["):
+        return True
+    try:
+        IPv6Address(host[1:-1])
+    except ValueError:
+        return False
+    return True
 
 
 def _path(path: str, shown: str) -> str:

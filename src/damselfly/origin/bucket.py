@@ -34,6 +34,7 @@ from typing import Protocol
 
 from damselfly.errors import (
     ManifestError,
+    OriginChangedError,
     OriginDeniedError,
     OriginNotFoundError,
     OriginUnavailableError,
@@ -166,6 +167,13 @@ class BucketOrigin:
             wanted = await self._api.wanted(bucket, found, start, stop, access)
             try:
                 stream = await stack.enter_async_context(self._web.span(wanted))
+            except OriginNotFoundError as exc:
+                if not found.version:
+                    raise
+                raise OriginChangedError(
+                    f"{self._api.shown(bucket, found.key)} is gone, or was replaced after it was"
+                    " planned"
+                ) from exc
             except (OriginDeniedError, RemoteProtocolError):
                 await self._api.refused(bucket, found.key, access)
                 wanted = await self._api.wanted(bucket, found, start, stop, access)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from damselfly.errors import HeaderError
+from damselfly.errors import HeaderError, ManifestError
 from damselfly.model import chunker, safetensors
 from damselfly.model.plan import PlannedFile
 from damselfly.origin.port import OriginLimits
@@ -20,6 +20,30 @@ class Listed:
     digests: tuple[str, ...] = ()
 
 
+class Room:
+    """How many bytes the files of one artifact may still have, before any of them is cut.
+
+    Cuts of a hundred thousand files that are said to be huge would fill the memory, one by one all
+    within the limit.
+    """
+
+    def __init__(self) -> None:
+        self._bytes_left = chunker.FILE_BYTES_MAX
+
+    def take(self, size: int, place: str) -> None:
+        """Count a file of `size` bytes.
+
+        Raises:
+            ManifestError: with it they are more than an artifact may have.
+        """
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise ManifestError(
+                f"the files of an artifact have at most {chunker.FILE_BYTES_MAX} bytes together,"
+                f" and with {place} they have more"
+            )
+
+
 async def cut(
     file: Listed, read: Callable[[int, int], Awaitable[bytes]], place: str, limits: OriginLimits
 ) -> PlannedFile:
@@ -27,8 +51,12 @@ async def cut(
 
     Raises:
         HeaderError: it is a malformed safetensors file.
+        ManifestError: it is bigger than any artifact.
     """
-    lengths = chunker.cut(file.size)
+    try:
+        lengths = chunker.cut(file.size)
+    except ManifestError as exc:
+        raise ManifestError(f"looking at {place}") from exc
     if chunker.is_safetensors(file.path):
         try:
             head = b""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from damselfly.model.manifest import Manifest
+from damselfly.model.statement import SIGNATURE_NAME
 from damselfly.origin.tree import LocalFile
 
-SIGNATURE_NAME = "model.sig"
-"""Where OpenSSF Model Signing looks for a signature: beside the files."""
+__all__ = ["SIGNATURE_NAME", "Destination", "Parcel", "PushProgress", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from damselfly.errors import OriginDeniedError
 from damselfly.model.plan import PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin import survey
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginLimits, Resolved
-from damselfly.origin.web import HTTPStream, Measured, Page, Wanted, Web
+from damselfly.origin.web import HTTPStream, Measured, Page, Wanted, Web, shown
 
 
 class HTTPOrigin:
@@ -30,8 +31,23 @@ class HTTPOrigin:
         return await survey.survey(_Asker(self._web, access), ref.unpinned, self._limits)
 
     async def prove(self, ref: Ref, file: PlannedFile, access: Access) -> None:
-        """Prove that `access` may read a file, by its head or one byte of it; see `Origin`."""
-        await self._web.measure(_location(ref, file.path), access)
+        """Prove that `access` may read a file, by a byte of it; see `Origin`.
+
+        Heads are answered by servers that would not hand out the file, and a page that asks people
+        to log in has the status of a file.
+        """
+        url = _location(ref, file.path)
+        if not file.bytes:
+            page = await self._web.page(url, 0, access)
+            is_html = page.is_html
+        else:
+            data = bytearray(1)
+            wanted = Wanted(url, file.bytes, file.version, 0, 1, access)
+            async with self._web.span(wanted) as stream:
+                await stream.readinto(memoryview(data))
+                is_html = stream.is_html
+        if is_html and not file.path.lower().endswith((".html", ".htm", ".xhtml")):
+            raise OriginDeniedError(f"{shown(url)} is a page, and not the file that was planned")
 
     @asynccontextmanager
     async def open(

@@ -23,14 +23,34 @@ class OriginLimits:
     """Longer than a lost SYN's first three retries."""
     silence_s: float = 30.0
     """A bucket that reads a cold object may think this long before the first byte."""
+    body_silence_s: float = 15.0
+    """Once it has begun, nothing needs to be fetched from afar any more."""
+    resumes_max: int = 4
+    """So often in a row a body that stalls or breaks off is asked for from where it stopped."""
+    resumes_total_max: int = 16
+    """So often altogether in one span: its claim is better handed to somebody else."""
+    back_off_s: float = 0.25
+    """Before the first time, twice as long before each other one, give or take a half."""
+    tries_max: int = 3
+    """So often what is small is asked for again after a 5xx or a reset."""
+    unsteady_s: float = 0.0
+    """So long after a 503, besides: who says it means to be back. An agent has half a minute."""
+    rest_patience_s: float = 2.0
+    """So long a request waits for a host that asks for rest, where no gate says otherwise. Agents
+    and pushes have one that waits for minutes (`gate.PATIENCE_S`)."""
     head_s: float = 90.0
     """From asking to the end of an answer's head, connecting and thinking as above, and as long
     again for a few hundred bytes: one that trickles is never silent, and nothing else ends it."""
     page_s: float = 300.0
     """For a listing, an index or a header: the largest there may be at 2 Mbit/s."""
+    resolve_s: float = 900.0
+    """For finding out what a ref is, all of it: 100,000 files by one request of 0.1 s each, 16 at a
+    time. No single request is slow where a server leads us on for ever."""
     redirects_max: int = 8
     listing_bytes_max: int = 8 << 20
     """About 50,000 entries of one directory."""
+    listings_bytes_max: int = 64 << 20
+    """Of all directories of an artifact."""
     index_bytes_max: int = 64 << 20
     directory_depth_max: int = 16
     directories_max: int = 2_000

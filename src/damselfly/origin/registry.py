@@ -2,24 +2,43 @@
 
 from damselfly.errors import UsageError
 from damselfly.model.ref import Ref
+from damselfly.origin.az import AZContainers
+from damselfly.origin.az_account import AZAccount
 from damselfly.origin.bucket import BucketOrigin
+from damselfly.origin.clouds import Clouds
 from damselfly.origin.file import FileOrigin
+from damselfly.origin.fsspec import FsspecOrigin
+from damselfly.origin.gate import Gate
+from damselfly.origin.gs import GSBuckets, endpoint_of
 from damselfly.origin.http import HTTPOrigin
+from damselfly.origin.hub import HubOrigin
+from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.s3 import S3API
 from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
 
-_KINDS = {"file": "file", "http": "http", "https": "http", "s3": "s3"}
+_SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
 
 
 class Origins:
     """Every origin of an agent, made when first asked for. Belongs to one event loop."""
 
-    def __init__(self, limits: OriginLimits | None = None, s3: S3Place | None = None) -> None:
+    def __init__(
+        self,
+        limits: OriginLimits | None = None,
+        *,
+        gate: Gate | None = None,
+        s3: S3Place | None = None,
+        clouds: Clouds | None = None,
+        insecure: frozenset[str] = frozenset(),
+    ) -> None:
+        """A `gate` shares the hosts' budgets with others; without one they are asked alone."""
         self._limits = limits or OriginLimits()
         self._s3 = s3
-        self._web = Web(self._limits)
+        self._clouds = clouds or Clouds()
+        self._insecure = insecure
+        self._web = Web(self._limits, gate)
         self._made: dict[str, Origin] = {}
 
     def for_ref(self, ref: Ref) -> Origin:
@@ -28,10 +47,13 @@ class Origins:
         Raises:
             UsageError: there is none for its scheme.
         """
-        kind = _KINDS.get(ref.scheme)
-        if kind is None:
-            known = ", ".join(f"{scheme}://" for scheme in _KINDS)
+        schemes = (*_SCHEMES, *self._clouds.fsspec)
+        if ref.scheme not in schemes:
+            known = ", ".join(f"{scheme}://" for scheme in schemes)
             raise UsageError(f"no origin speaks {ref.scheme}:// ({ref.safe}): known are {known}")
+        kind = "http" if ref.scheme == "https" else ref.scheme
+        if kind not in _SCHEMES:
+            kind = "fsspec"
         if kind not in self._made:
             self._made[kind] = self._make(kind)
         return self._made[kind]
@@ -44,11 +66,22 @@ class Origins:
         await self._web.close()
 
     def _make(self, kind: str) -> Origin:
+        limits, web, clouds = self._limits, self._web, self._clouds
         match kind:
             case "file":
-                return FileOrigin(self._limits)
+                return FileOrigin(limits)
+            case "hf":
+                return HubOrigin(limits, web)
+            case "oci":
+                return OCIOrigin(limits, web, self._insecure)
             case "s3":
-                api = S3API(self._web, self._limits, self._s3 or S3Place.of())
-                return BucketOrigin(api, self._web, self._limits)
+                return BucketOrigin(S3API(web, limits, self._s3 or S3Place.of()), web, limits)
+            case "gs":
+                return BucketOrigin(GSBuckets(web, endpoint_of(clouds.gs_endpoint)), web, limits)
+            case "az":
+                account = AZAccount.of(clouds.az_account, clouds.az_endpoint)
+                return BucketOrigin(AZContainers(web, account), web, limits)
+            case "fsspec":
+                return FsspecOrigin(limits)
             case _:
-                return HTTPOrigin(self._limits, self._web)
+                return HTTPOrigin(limits, web)

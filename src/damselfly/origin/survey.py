@@ -30,7 +30,7 @@ from damselfly.model.paths import check_tree, is_bookkeeping
 from damselfly.model.plan import FILES_MAX, Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.beside import manifest_from
-from damselfly.origin.cutting import Listed, cut
+from damselfly.origin.cutting import Listed, Room, cut
 from damselfly.origin.listing import Entry, parse_listing
 from damselfly.origin.port import OriginLimits, Resolved, revision_of, revision_of_manifest
 from damselfly.origin.together import together
@@ -92,6 +92,8 @@ class _Survey:
         self._web = web
         self._limits = limits
         self._denied: OriginDeniedError | None = None
+        self._room = Room()
+        self._listing_bytes = 0
 
     async def resolve(self, ref: Ref) -> Resolved:
         if ref.is_directory:
@@ -159,16 +161,28 @@ class _Survey:
 
     async def _top(self, ref: Ref) -> tuple[Ref, list[Entry]] | None:
         page = await self._page(ref.location, self._limits.listing_bytes_max)
+        if page is not None:
+            self._count(ref, page)
         entries = None if page is None else await _entries(page)
         return None if page is None or entries is None else (_moved(ref, page.url), entries)
 
     async def _below(self, place: Ref, path: str) -> list[Entry]:
         url = place.file_location(path)
         page = await self._web.page(url, self._limits.listing_bytes_max)
+        self._count(place, page)
         entries = await _entries(page)
         if entries is None:
             raise OriginNotFoundError(f"{place.safe} lists {path!r}, which is no listing itself")
         return entries
+
+    def _count(self, place: Ref, page: Page) -> None:
+        """Refuse listings that are short one by one, and have no end."""
+        self._listing_bytes += len(page.body)
+        if self._listing_bytes > self._limits.listings_bytes_max:
+            raise ManifestError(
+                f"the listings of {place.safe} have more than"
+                f" {self._limits.listings_bytes_max} bytes"
+            )
 
     def _sort(
         self, parent: str, entries: Iterable[Entry], files: list[str], below: list[str]
@@ -191,7 +205,8 @@ class _Survey:
     async def _indexed(self, ref: Ref) -> list[PlannedFile]:
         index = await self._page(ref.file_location(INDEX_NAME), self._limits.index_bytes_max)
         if index is not None and not index.is_html:
-            paths = [INDEX_NAME, *_weights_of(index.body, f"{INDEX_NAME} at {ref.safe}")]
+            named = await asyncio.to_thread(_weights_of, index.body, f"{INDEX_NAME} at {ref.safe}")
+            paths = [INDEX_NAME, *named]
             weights = await self._files(ref, paths)
         else:
             weights = await self._existing(ref, [SINGLE_NAME])
@@ -249,6 +264,7 @@ class _Survey:
 
     async def _cut(self, path: str, url: str, measured: Measured) -> PlannedFile:
         size, version = measured.size, measured.version
+        self._room.take(size, shown(url))
         read = partial(self._web.read, url, size, version)
         return await cut(Listed(path, size, version), read, shown(url), self._limits)
 
@@ -265,13 +281,18 @@ def _resolved(ref: str, files: Iterable[PlannedFile]) -> Resolved:
 
 
 def _moved(ref: Ref, url: str) -> Ref:
-    """Follow a directory to where its page was: its files are surely there."""
+    """Follow a directory to where its page was: its files are surely there.
+
+    A query that came with the redirect is its server's secret, and may be for that page alone: then
+    the ref stays what it is, and its files are redirected one by one.
+    """
     if url == ref.location:
         return ref.as_directory
     try:
-        return Ref.parse(url.partition("#")[0]).as_directory
+        place = Ref.parse(url.partition("#")[0]).as_directory
     except UsageError:
         return ref.as_directory
+    return place if place.query in {"", ref.query} else ref.as_directory
 
 
 def _weights_of(data: bytes, place: str) -> list[str]:

@@ -9,6 +9,8 @@ double at every step) and whatever is not a file at all.
 import errno
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +135,16 @@ def open_unchanged(file: LocalFile) -> int:
     return descriptor
 
 
+@contextmanager
+def opened(file: LocalFile) -> Generator[int]:
+    """Have the file that was looked at open; see `open_unchanged`."""
+    descriptor = open_unchanged(file)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def check_unchanged(descriptor: int, file: LocalFile) -> None:
     """Compare an open file with what was looked at.
 
@@ -171,10 +183,15 @@ def plan_file(file: LocalFile) -> PlannedFile:
 
     Raises:
         HeaderError: it is a safetensors file with a header that breaks the rules.
+        ManifestError: it is bigger than any artifact.
         OriginChangedError: it changes meanwhile.
     """
+    try:
+        lengths = chunker.cut(file.size)
+    except ManifestError as exc:
+        raise ManifestError(f"looking at {file.location}") from exc
     if not chunker.is_safetensors(file.path):
-        return PlannedFile(file.path, chunker.cut(file.size), file.version)
+        return PlannedFile(file.path, lengths, file.version)
     descriptor = open_unchanged(file)
     try:
         head = bytearray(min(HEADER_GUESS_BYTES, file.size))

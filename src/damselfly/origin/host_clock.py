@@ -1,0 +1,121 @@
+"""When a host may be asked: its rests, and how carefully it is asked after one. Pure.
+
+    answered(rest), told(rest), begun, failed ──>  HostClock  ──> may_begin, rests_until_s
+
+Rule 1. An answer that asks for rest (429, or 503 with Retry-After) stops every request until the
+rest is over. Without a word of how long, it is a second, twice as long each time.
+Rule 2. After a rest one request goes first, then two, then four: a host that has had enough of us
+says so to one and not to sixteen.
+Rule 3. What other agents say of rests counts like what the host says, and ends. Who hears of rests
+alone for `hearsay_s_max` asks for itself once: a liar makes us slow, and never stops us.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestLimits:
+    """How long a host is left alone."""
+
+    rest_s: float = 1.0
+    """Of a host that does not say how long; twice as long each time."""
+    rest_s_max: float = 60.0
+    rest_s_min: float = 0.25
+    """A rest of 0 s would be none."""
+    asked_rest_s_max: float = 3600.0
+    """A host that asks for more is asked once an hour."""
+    told_s_max: float = 120.0
+    """What anybody else says counts for so long at most."""
+    hearsay_s_max: float = 600.0
+    forgiven_s: float = 60.0
+    """Who has not been stopped by others for so long begins to count anew."""
+    width_max: int = 64
+    """More requests at once than this are as good as any number."""
+
+
+class HostClock:
+    """What we know of one host. Facts in, answers out; belongs to one task."""
+
+    def __init__(self, limits: RestLimits) -> None:
+        self._limits = limits
+        self._own_until_s = 0.0
+        self._told_until_s = 0.0
+        self._stopped_since_s: float | None = None
+        """Since when others have stopped us; None: we have asked since."""
+        self._in_flight = 0
+        self._width: int | None = None
+        """How many requests may be under way; None: any number."""
+        self._busies = 0
+
+    @property
+    def rests_until_s(self) -> float:
+        """The end of its rest."""
+        return max(self._own_until_s, self._told_until_s)
+
+    @property
+    def own_until_s(self) -> float:
+        """The end of the rest that it asked us for ourselves."""
+        return self._own_until_s
+
+    def is_idle(self, now: float) -> bool:
+        """There is nothing to remember."""
+        limits = self._limits
+        return not self._in_flight and now > self.rests_until_s + limits.forgiven_s
+
+    def may_begin(self, now: float) -> bool:
+        """A request may leave now."""
+        if now < self.rests_until_s:
+            return False
+        return self._width is None or self._in_flight < self._width
+
+    def begun(self) -> None:
+        """A request left."""
+        self._in_flight += 1
+
+    def failed(self) -> None:
+        """A request was not answered."""
+        self._in_flight -= 1
+
+    def answered(self, now: float) -> None:
+        """A request was answered, and not with a plea for rest."""
+        self._in_flight -= 1
+        self._stopped_since_s = None
+        self._busies = 0
+        if self._width is not None:
+            self._width *= 2
+            if self._width > self._limits.width_max:
+                self._width = None
+
+    def asked_for_rest(self, rest_s: float | None, jitter: float, now: float) -> float:
+        """The host wants to be left alone; `jitter` is in [0, 1). Returns for how long it is."""
+        limits = self._limits
+        self._in_flight -= 1
+        self._stopped_since_s = None
+        if rest_s is None:
+            rest_s = min(limits.rest_s_max, limits.rest_s * 2 ** min(self._busies, 16))
+            rest_s *= 1 + jitter / 2
+        elif now >= self._own_until_s:
+            # Not before it is over, and not everybody in the same moment.
+            rest_s += jitter * min(0.25, rest_s / 10)
+        if now >= self._own_until_s:
+            self._busies += 1  # Of requests that were under way together one counts.
+        rest_s = min(max(rest_s, limits.rest_s_min), limits.asked_rest_s_max)
+        self._own_until_s = max(self._own_until_s, now + rest_s)
+        self._width = 1
+        return rest_s
+
+    def told(self, rest_s: float, now: float) -> bool:
+        """Another agent says that the host wants rest; tells whether it is longer than known."""
+        limits = self._limits
+        until_s = now + min(rest_s, limits.told_s_max)
+        if until_s <= self.rests_until_s:
+            return False
+        since_s = self._stopped_since_s
+        if since_s is None or now > self._told_until_s + limits.forgiven_s:
+            since_s = self._stopped_since_s = now
+        until_s = min(until_s, since_s + limits.hearsay_s_max)
+        if until_s <= self.rests_until_s or until_s <= now:
+            return False
+        self._told_until_s = until_s
+        self._width = 1
+        return True

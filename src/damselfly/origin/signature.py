@@ -1,0 +1,201 @@
+"""Signatures by OpenSSF Model Signing: made for a push, and verified for whoever pulls.
+
+Verifying parses what strangers wrote with large libraries, so a process of its own does it
+(`signature_process.py`): it has no secrets, a limit on its memory and its time, and what it breaks
+is its own. It is given the digests that this node has computed, and whom to trust.
+"""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from damselfly.errors import SignatureError, UsageError
+from damselfly.model.digest import Digest
+from damselfly.model.manifest import MANIFEST_NAME
+from damselfly.model.paths import PUSH_DIRECTORY
+from damselfly.model.statement import SIGNATURE_BYTES_MAX, SIGNATURE_NAME
+
+if TYPE_CHECKING:
+    from damselfly.origin.parcel import Sign
+
+INSTALL = "pip install 'damselfly[sign]'"
+KEY_BYTES_MAX = 64 << 10
+PROCESS_S = 120.0
+"""It takes two seconds, nearly all of it imports; a machine that is busy takes longer."""
+_ANSWER_BYTES_MAX = 64 << 10
+IGNORED = (
+    SIGNATURE_NAME,
+    MANIFEST_NAME,
+    PUSH_DIRECTORY,
+    ".cache",
+    ".DS_Store",
+    ".git",
+    ".gitattributes",
+    ".github",
+    ".gitignore",
+)
+"""What our signatures say nothing about: themselves, our notes, and what the package leaves out
+whenever it verifies, because hubs change it."""
+
+
+class Method(StrEnum):
+    """How a signature is tied to somebody."""
+
+    KEY = "key"
+    CERTIFICATE = "certificate"
+    KEYLESS = "keyless"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom to trust: the content of PEM files, or of a trusted root, and for whom it vouches."""
+
+    method: Method
+    materials: tuple[bytes, ...]
+    identity: str = ""
+    issuer: str = ""
+
+    @property
+    def digest(self) -> Digest:
+        """What changes whenever somebody else is trusted."""
+        return Digest.of(json.dumps(self._fields()).encode())
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "method": str(self.method),
+            "materials": [base64.b64encode(each).decode() for each in self.materials],
+            "identity": self.identity,
+            "issuer": self.issuer,
+        }
+
+    def question(
+        self,
+        signature: bytes,
+        digests: Mapping[str, str],
+        others: Iterable[str],
+        *,
+        is_whole: bool,
+    ) -> bytes:
+        """What the process is asked; see `verify`."""
+        return json.dumps(
+            {
+                **self._fields(),
+                "signature": base64.b64encode(signature).decode(),
+                "digests": dict(digests),
+                "others": sorted(others),
+                "is_whole": is_whole,
+            }
+        ).encode()
+
+
+def verify(
+    signature: bytes,
+    trust: Trust,
+    digests: Mapping[str, str],
+    others: Iterable[str] = (),
+    *,
+    is_whole: bool = True,
+) -> str:
+    """Make sure that somebody who is trusted signed these files; returns who, for people.
+
+    `digests` are the SHA-256 (hex) of files by path, `others` the paths of those that are not
+    judged; `is_whole` tells that there are no more. Blocks for seconds.
+
+    Raises:
+        SignatureError: it is not so; says why.
+    """
+    if len(signature) > SIGNATURE_BYTES_MAX:
+        raise SignatureError(
+            f"{SIGNATURE_NAME} has {len(signature)} bytes, more than {SIGNATURE_BYTES_MAX}"
+        )
+    try:
+        done = subprocess.run(
+            # Not from where the agent happens to stand, nor with what it has in its environment.
+            [sys.executable, "-P", "-m", "damselfly.origin.signature_process"],
+            input=trust.question(signature, digests, others, is_whole=is_whole),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ},
+            timeout=PROCESS_S,
+            check=False,
+        )
+        answer = cast("dict[str, Any]", json.loads(done.stdout[:_ANSWER_BYTES_MAX]))
+    except (OSError, subprocess.TimeoutExpired, ValueError) as exc:
+        raise SignatureError(f"{SIGNATURE_NAME} could not be verified") from exc
+    if "signer" in answer:
+        return str(answer["signer"])
+    raise SignatureError(str(answer["refused"]))
+
+
+def is_installed() -> bool:
+    """Whether what signs and verifies is here; it is not imported."""
+    return importlib.util.find_spec("model_signing") is not None
+
+
+def signer(key: Path, passphrase: str | None) -> "Sign":
+    """What signs with a private key (PEM, on one of the NIST curves); the key is read now.
+
+    Raises:
+        UsageError: it cannot be used, or the extra is not installed.
+    """
+    try:
+        from model_signing._signing import sign_ec_key  # noqa: PLC0415 - takes two seconds
+    except ModuleNotFoundError as exc:
+        raise UsageError(f"signing needs the package {exc.name}: {INSTALL}") from None
+    doing = f"reading the key {key}"
+    try:
+        if key.stat().st_size > KEY_BYTES_MAX:
+            raise UsageError(f"{doing}: it is longer than {KEY_BYTES_MAX} bytes")
+        word: Any = passphrase.encode() if passphrase else None  # Typed as text, and taken as bytes
+        made = sign_ec_key.Signer(key, word)
+    except TypeError:  # From cryptography: one of the two is there without the other.
+        need = "needs none" if passphrase else "has a passphrase: set $DAMSELFLY_SIGN_PASSPHRASE"
+        raise UsageError(f"{doing}: it {need}") from None
+    except (OSError, ValueError, AttributeError) as exc:
+        raise UsageError(f"{doing}: it is no usable key (PEM, on P-256, P-384 or P-521)") from exc
+
+    def sign(name: str, files: Sequence[tuple[str, str]]) -> bytes:
+        return _signed(made, name, files)
+
+    return sign
+
+
+def _signed(made: Any, name: str, files: Sequence[tuple[str, str]]) -> bytes:  # noqa: ANN401 - untyped
+    from model_signing import manifest  # noqa: PLC0415
+    from model_signing._hashing import hashing  # noqa: PLC0415
+    from model_signing._signing import signing  # noqa: PLC0415
+
+    items = [
+        manifest.FileManifestItem(
+            path=Path(path), digest=hashing.Digest("sha256", bytes.fromhex(digest))
+        )
+        for path, digest in files
+        if not any(path == one or path.startswith(f"{one}/") for one in IGNORED)
+    ]
+    if not items:
+        raise UsageError("signing the files: there are none that a signature covers")
+    kind = manifest.SerializationType.from_args(
+        {
+            "method": "files",
+            "hash_type": "sha256",
+            "allow_symlinks": False,
+            "ignore_paths": list(IGNORED),
+        }
+    )
+    payload = signing.Payload(manifest.Manifest(name or "model", items, kind))
+    return str(made.sign(payload).bundle.to_json()).encode()
+
+
+def fingerprint(public_key: bytes) -> str:
+    """What to call a public key (DER): the first digits of its SHA-256."""
+    return f"key sha256:{hashlib.sha256(public_key).hexdigest()[:16]}"

@@ -1,0 +1,93 @@
+"""Whole files against what their origin published: right, wrong, mended; one agent and three."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from damselfly.errors import DigestMismatchError
+from damselfly.model.digest import Digest
+from tests.integration.agent_fleet import ServedModel, fleet, sha256
+
+MIB = 1 << 20
+
+
+def served_model() -> ServedModel:
+    model = ServedModel(
+        {
+            "a.bin": os.urandom(9 * MIB),
+            "b.bin": os.urandom(5 * MIB + 7),
+            "config.json": b'{"a": 1}\n',
+            "empty": b"",
+        }
+    )
+    model.publish()
+    return model
+
+
+async def test_agents_share_the_reading_and_seal_what_was_published(tmp_path: Path) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 3) as agents:
+        pulled = await asyncio.gather(*(agent.pull(model.url) for agent in agents))
+
+        assert len({one.artifact for one in pulled}) == 1
+        read_by: dict[str, int] = dict.fromkeys(model.files, 0)
+        for agent in agents:
+            manifest = agent.store.manifest(Digest.parse(pulled[0].artifact))
+            assert manifest is not None
+            for file in manifest.files:
+                assert agent.store.sha256_of(file.id) == sha256(model.files[file.path])
+                ours = agent.store.sha256_of(file.id, is_ours=True)
+                read_by[file.path] += ours is not None
+        assert all(read_by.values()), "every file was read by somebody"
+        assert sum(read_by.values()) < 3 * len(model.files), "and not by everybody"
+
+
+async def test_a_wrong_digest_ends_every_pull_by_name_until_the_origin_is_mended(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    wrong = model.published["b.bin"] = sha256(b"something else")
+    async with fleet(model, tmp_path, 3) as agents:
+        ended = await asyncio.gather(
+            *(agent.pull(model.url) for agent in agents), return_exceptions=True
+        )
+
+        for one in ended:
+            assert isinstance(one, DigestMismatchError), one
+            told = str(one)
+            assert "b.bin" in told
+            assert wrong in told
+            assert sha256(model.files["b.bin"]) in told
+            assert model.url in told
+        for agent in agents:
+            assert agent.store.artifacts() == []
+            for start in range(0, len(model.files["b.bin"]), 4 * MIB):
+                chunk = Digest.of(model.files["b.bin"][start : start + 4 * MIB])
+                assert agent.store.locate(chunk) is None
+
+        model.publish()
+        again = await asyncio.gather(*(agent.pull(model.url) for agent in agents))
+
+        for one in again:
+            for path, data in model.files.items():
+                assert (Path(one.path) / path).read_bytes() == data
+
+
+async def test_bytes_that_were_wrong_once_are_read_anew_when_the_origin_is_mended(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    good = model.files["a.bin"]
+    model.files["a.bin"] = good[: 5 * MIB] + os.urandom(16) + good[5 * MIB + 16 :]
+    async with fleet(model, tmp_path, 3) as agents:
+        ended = await asyncio.gather(
+            *(agent.pull(model.url) for agent in agents), return_exceptions=True
+        )
+        assert all(isinstance(one, DigestMismatchError) for one in ended), ended
+
+        # The same plan, the same swarm: a digest that its home still believed would end this.
+        model.files["a.bin"] = good
+        again = await asyncio.gather(*(agent.pull(model.url) for agent in agents))
+
+        for one in again:
+            assert (Path(one.path) / "a.bin").read_bytes() == good

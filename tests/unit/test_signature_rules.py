@@ -1,0 +1,183 @@
+"""Rules about signatures: what they bind, which of them wins, and what is no rule."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from damselfly.agent.signature_rules import Require, Rules, parse_rules, read_rules, rule_for
+from damselfly.errors import ConfigError, SignatureError
+from damselfly.model.ref import Ref
+from damselfly.model.spelling import spelling
+from damselfly.origin.signature import Method
+
+KEY = {"key": "owner.pem"}
+
+
+def _rules(*rows: dict[str, object]) -> Rules:
+    return Rules(parse_rules(list(rows), Path("/etc/damselfly")))
+
+
+def _required(prefix: str) -> dict[str, object]:
+    return {"prefix": prefix, "require": "required", **KEY}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ref", "is_bound"),
+    [
+        ("https://host/m/", "https://host/m/", True),
+        ("https://host/m/", "https://host/m", True),
+        ("https://host/m/", "https://HOST:443/m/llama/", True),
+        ("https://host/m/", "http://host/m/llama/?sig=1", True),
+        ("https://HOST:443/m/", "https://host/m/x", True),
+        ("https://host/m/", "https://host/models/", False),
+        ("https://host/m", "https://host/models/", True),
+        ("https://host/m/", "https://host/", False),
+        ("hf://Org/", "hf://org/name@main", True),
+        ("hf://org/", "https://huggingface.co/org/name/resolve/main/", True),
+        ("https://huggingface.co/org/", "hf://org/name", True),
+        ("hf://org/name@v1", "hf://org/name@v2/sub", True),
+        ("hf://org/Llama-", "hf://org/llama-3", True),
+        ("hf://", "hf://anybody/x", True),
+        ("hf://org/", "hf://org2/name", False),
+        ("oci://host/team/", "oci://host/team/x:v1", True),
+        ("*", "s3://bucket/x/", True),
+        ("https://host/m/", "https://host/m/#blake3:" + "0" * 64, True),
+    ],
+)
+def test_a_rule_binds_every_spelling_of_what_it_is_about(
+    prefix: str, ref: str, is_bound: bool
+) -> None:
+    assert (_rules(_required(prefix)).rule_for(Ref.parse(ref)) is not None) == is_bound
+
+
+def test_the_longest_prefix_wins() -> None:
+    rules = parse_rules(
+        [
+            _required("*"),
+            {"prefix": "hf://org/", "require": "if-present", **KEY},
+            _required("hf://org/prod-"),
+            {"prefix": "hf://org/prod-open", "require": "ignore"},
+        ],
+        Path("/"),
+    )
+
+    def require(ref: str) -> Require | None:
+        found = rule_for(rules, [spelling(Ref.parse(ref))])
+        return None if found is None else found.require
+
+    assert require("https://host/x") is Require.REQUIRED
+    assert require("hf://org/x") is Require.IF_PRESENT
+    assert require("hf://org/prod-x") is Require.REQUIRED
+    assert require("hf://org/prod-open@v1/sub") is Require.IGNORE
+    assert require("hf://org/prod-openly-evil") is Require.REQUIRED
+
+
+def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    rules = _rules(_required(f"file://{tmp_path}/models/"))
+
+    assert rules.rule_for(Ref.parse(f"file://{tmp_path}/link/x")) is not None
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (1, "is no table"),
+        ({}, "lacks prefix"),
+        ({"prefix": "https://h/"}, "lacks require"),
+        ({"prefix": "https://h/", "require": "maybe"}, "require is one of required, if-present"),
+        ({"prefix": "https://h/", "require": "required"}, "whom to trust"),
+        ({"prefix": "https://h/", "require": "required", "kye": "x"}, "unknown key 'kye'"),
+        ({"prefix": "https://h/", "require": "required", "key": ""}, "the path of a file"),
+        ({"prefix": "https://h/", "require": "required", "key": [1]}, "the path of a file"),
+        ({"prefix": "https://h/", "require": "required", "key": []}, "the path of a file"),
+        (
+            {"prefix": "https://h/", "require": "required", **KEY, "certificate_roots": "x"},
+            "names one of",
+        ),
+        ({"prefix": "https://h/", "require": "required", "trust_root": "x"}, "go together"),
+        ({"prefix": "https://h/", "require": "required", **KEY, "identity": "x"}, "go together"),
+        ({"prefix": "https://h/", "require": "ignore", **KEY}, "ignores signatures"),
+        ({"prefix": "host/models", "require": "ignore"}, "is no ref"),
+        ({"prefix": "https://h/?a=b", "require": "ignore"}, "neither a query nor a pin"),
+    ],
+)
+def test_what_is_no_rule_is_refused_by_name(row: object, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parse_rules([row], Path("/"))
+
+
+def test_two_rules_about_one_place_are_refused() -> None:
+    with pytest.raises(ConfigError, match="row 2 .* is about http://HOST/m, and so is"):
+        parse_rules([_required("https://host/m/"), _required("http://HOST/m")], Path("/"))
+
+
+def test_paths_are_relative_to_the_configuration() -> None:
+    (rule,) = parse_rules([_required("*")], Path("/etc/damselfly"))
+
+    assert (rule.method, rule.files) == (Method.KEY, (Path("/etc/damselfly/owner.pem"),))
+
+
+def test_keyless_trust_needs_all_three() -> None:
+    row = {
+        "prefix": "*",
+        "require": "required",
+        "identity": "me@example.org",
+        "issuer": "https://issuer",
+        "trust_root": "/root.json",
+    }
+
+    (rule,) = parse_rules([row], Path("/"))
+
+    assert (rule.method, rule.identity, rule.issuer) == (
+        Method.KEYLESS,
+        "me@example.org",
+        "https://issuer",
+    )
+
+
+@pytest.mark.parametrize("size", [0, (1 << 20) + 1])
+def test_a_key_of_an_impossible_size_trusts_nobody(tmp_path: Path, size: int) -> None:
+    (tmp_path / "owner.pem").write_bytes(b"x" * size)
+    (rule,) = parse_rules([_required("*")], tmp_path)
+
+    with pytest.raises(SignatureError, match="nobody to trust"):
+        rule.trust()
+
+
+def test_the_digest_of_trust_changes_with_whom_is_trusted(tmp_path: Path) -> None:
+    (rule,) = parse_rules([_required("*")], tmp_path)
+    (tmp_path / "owner.pem").write_bytes(b"one")
+    one = rule.trust().digest
+    (tmp_path / "owner.pem").write_bytes(b"two")
+
+    assert rule.trust().digest != one
+
+
+def test_a_file_that_changes_is_read_again_and_a_broken_one_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "damselfly.toml"
+    ref = Ref.parse("https://host/x")
+    file.write_text("")
+    rules = Rules.of(file)
+    assert rules.rule_for(ref) is None
+
+    file.write_text('[[signatures]]\nprefix = "*"\nrequire = "required"\nkey = "k"\n')
+    assert rules.rule_for(ref) is not None
+    file.write_text("[[signatures]]\n[[")
+    assert rules.rule_for(ref) is not None
+    assert str(file) in rules.trouble
+    os.unlink(file)
+    assert rules.rule_for(ref) is not None
+    assert rules.trouble
+    file.write_text('[[signatures]]\nprefix = "*"\nrequire = "ignore"\n')
+    assert rules.rule_for(ref) is None
+    assert not rules.trouble
+
+
+def test_a_table_that_is_broken_at_the_start_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("signatures = 1\n")
+
+    with pytest.raises(ConfigError, match=r"write \[\[signatures\]\]"):
+        read_rules(tmp_path / "c.toml")
