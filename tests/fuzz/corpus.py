@@ -10,6 +10,7 @@ from damselfly.model import lease
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan, PlannedFile
+from damselfly.origin.push_journal import Journal, Session
 from damselfly.p2p.wire import frames
 from damselfly.p2p.wire.frames import Kind
 from tests.fakes.wire import GET, OK
@@ -42,6 +43,24 @@ _LISTING = (
     b'<a href="../">../</a>\n<a href="a%20b.bin">a b.bin</a>\n<a href="deep/">deep/</a>'
     b"</pre></body></html>"
 )
+_PAGE = (
+    b'<?xml version="1.0"?><ListBucketResult xmlns="urn:x"><EncodingType>url</EncodingType>'
+    b"<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken><Contents>"
+    b"<Key>m/a+b%25</Key><Size>7</Size><ETag>&quot;e&quot;</ETag></Contents></ListBucketResult>"
+)
+_PARTS = (
+    b"<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>1"
+    b"</NextPartNumberMarker><Part><PartNumber>1</PartNumber><Size>7</Size><ETag>e</ETag></Part>"
+    b"</ListPartsResult>"
+)
+_REFUSAL = b"<Error><Code>AccessDenied</Code><Region>eu-west-1</Region></Error>"
+_JOURNAL = Journal("owner", {"a": Session("name", "blake3:0", 5)}).canonical()
+_CLOUD_PAGES = (
+    b'{"items":[{"name":"m/x","size":"5","generation":"17"}],"nextPageToken":"m/y"}',
+    b"<?xml version='1.0'?><EnumerationResults><Blobs><Blob><Name>m/x</Name><Properties>"
+    b"<Content-Length>5</Content-Length><Etag>0x8D</Etag></Properties></Blob></Blobs>"
+    b"<NextMarker>m</NextMarker></EnumerationResults>",
+)
 _REQUEST = frames.frame(Kind.HEADERS, 5, 1, Encoder().encode(GET))
 _ANSWER = frames.frame(Kind.HEADERS, 4, 1, Encoder().encode(OK)) + frames.frame(
     Kind.DATA, 1, 1, b"body"
@@ -61,7 +80,9 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
     "path": (b"weights/model-00001.safetensors", "b/ü".encode()),
     "bitmap": (bytes(8), b"\xff" * 8),
     "lease_file": (lease.encode(None, 1), lease.encode(5, 1)),
+    "cloud_pages": _CLOUD_PAGES,
     "listing": (_LISTING,),
+    "bucket": (_PAGE, _PARTS, _REFUSAL, _JOURNAL),
     "messages": tuple(json.dumps(message).encode() for message in _MESSAGES),
     "wire_server": (_REQUEST, frames.frame(Kind.PING, 0, 0, bytes(8))),
     "wire_client": (_ANSWER, frames.frame(Kind.GOAWAY, 0, 0, bytes(8))),

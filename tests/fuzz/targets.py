@@ -27,7 +27,13 @@ from damselfly.model.manifest import Manifest
 from damselfly.model.paths import check_path
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
+from damselfly.origin import az, gs
 from damselfly.origin.listing import parse_listing
+from damselfly.origin.push_journal import Journal
+from damselfly.origin.s3 import page_of
+from damselfly.origin.s3_errors import S3Refusal
+from damselfly.origin.s3_push import parts_of
+from damselfly.origin.web import Answer
 from damselfly.p2p.agents import parse_hello
 from damselfly.p2p.messages import HaveLine, LiveLine, Reply, Report
 from damselfly.p2p.orders import Order
@@ -118,6 +124,28 @@ def listing(data: bytes) -> None:
             assert "/" not in entry.name
 
 
+def bucket(data: bytes) -> None:
+    """What S3 answers, and the note that a push left there."""
+    for read in (page_of, parts_of, Journal.parse):
+        with contextlib.suppress(ValueError):
+            read(data)
+    for status in (200, 301, 403):
+        refusal = S3Refusal.of(Answer(status, {}, data, "http://h/"))
+        assert explain(refusal.error("fuzzing")).isprintable()
+
+
+def cloud_pages(data: bytes) -> None:
+    """Pages of clouds' listings: objects that have a name and are pinned, and a token that ends."""
+    for parse, kind in ((gs.parse_page, "generation:"), (az.parse_page, "etag:")):
+        page = _read(partial(parse, data, "x://bucket/"), RemoteProtocolError)
+        for each in () if page is None else page.objects:
+            assert each.key
+            assert each.size >= 0
+            assert each.version.startswith(kind)
+            assert each.version.isprintable()
+        assert page is None or page.next_token != ""
+
+
 def messages(data: bytes) -> None:
     """What agents tell each other about swarms, refs, orders and themselves."""
     for read in (Report.parse, RefReport.parse, RefReply.parse, Order.parse, parse_hello):
@@ -166,6 +194,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         bitmap,
         lease_file,
         listing,
+        bucket,
+        cloud_pages,
         messages,
         wire_server,
         wire_client,

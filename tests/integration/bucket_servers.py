@@ -145,16 +145,16 @@ class Front:
         return await self.passed_on(request)
 
     async def passed_on(
-        self, request: web.Request, cut_at: int | None = None
+        self, request: web.Request, cut_at: int | None = None, target: str = ""
     ) -> web.StreamResponse:
-        """What the server answers; cut short if so wished."""
+        """What the server answers, to another target or cut short if so wished."""
         assert self._session is not None
         body = await request.read()
         self.bytes_taken += len(body)
         headers = {k: v for k, v in request.headers.items() if k.lower() != "transfer-encoding"}
         async with self._session.request(
             request.method,
-            URL(self.backend + request.raw_path, encoded=True),
+            URL(self.backend + (target or request.raw_path), encoded=True),
             headers=headers,
             data=io.BytesIO(body) if body else None,
             allow_redirects=False,

@@ -373,11 +373,19 @@ async def test_a_token_is_shown_as_it_was_given(cloud: _Cloud) -> None:
     assert {headers["Authorization"] for headers in cloud.gate.headers} == {"Bearer tok-123"}
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AZURE_STORAGE_CONNECTION_STRING", connection_string("http://127.0.0.1:1")),
+        ("AZURE_STORAGE_KEY", EMULATOR_KEY),
+        ("AZURE_STORAGE_SAS_TOKEN", "sig=planted"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/none"),
+    ],
+)
 async def test_pods_show_nothing_of_the_environments(
-    cloud: _Cloud, monkeypatch: pytest.MonkeyPatch, az_place: str
+    cloud: _Cloud, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(az_place))
-    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sig=planted")
+    monkeypatch.setenv(name, value)
     with contextlib.suppress(OriginNotFoundError, OriginDeniedError):
         await cloud.origin.resolve(cloud.ref("m/"), ANONYMOUS)
 

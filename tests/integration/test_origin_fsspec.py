@@ -203,6 +203,17 @@ async def test_a_pushed_manifest_a_single_file_and_a_directory_without_its_slash
         assert await _read(origin, single.plan) == {"config.json": b"{}"}
 
 
+async def test_names_that_look_like_urls_are_names(tmp_path: Path) -> None:
+    (tmp_path / "a#b?c").mkdir()
+    (tmp_path / "a#b?c" / "50%.txt").write_bytes(b"data")
+    with _ftp_server(tmp_path) as place:
+        ref = Ref.parse(f"{place}a%23b%3Fc/")
+        async with _origin(ref) as origin:
+            plan = (await origin.resolve(ref, OWN)).plan
+
+            assert await _read(origin, plan) == {"50%.txt": b"data"}
+
+
 async def test_a_file_that_changed_is_not_read(shelf: type[_Shelf]) -> None:
     shelf.files["/m/x"] = b"before"
     ref = Ref.parse("shelf://host/m/")

@@ -31,7 +31,7 @@ from tests.integration.bucket_servers import (
     s3_server,
     stranger,
 )
-from tests.integration.push_parcels import parcel_of
+from tests.integration.push_parcels import ignore, parcel_of
 
 MIB = 1 << 20
 DAMSELFLY = (sys.executable, "-m", "damselfly")
@@ -136,6 +136,30 @@ def test_a_private_prefix_is_pulled_with_the_callers_keys_which_nobody_is_told(
         assert SECRET not in log
 
 
+def test_what_the_command_line_pushes_with_keys_of_the_environment_an_agent_pulls(
+    server: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
+    ref = f"s3://{Bucket(server).name}/llama/"
+    words = [*DAMSELFLY, "push", str(model), ref, "--json"]
+    pushed = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert pushed.returncode == 0, pushed.stderr
+
+    with Fleet(tmp_path / "fleet") as fleet:
+        (agent,) = started(fleet, 1, server)
+        answer = damselfly(agent, "pull", ref, "--json")
+
+        assert answer.returncode == 0, answer.stderr
+        found = json.loads(answer.stdout)
+        assert found["artifact"] == json.loads(pushed.stdout)["artifact"]
+        assert same_tree(Path(found["path"]), model)
+        told = agent.process.log.read_text() + pushed.stderr + answer.stderr
+        assert SECRET not in told
+        assert KEY_ID not in told
+
+
 # --- a server that checks signatures --------------------------------------------------------------
 
 
@@ -183,7 +207,7 @@ async def test_a_server_that_checks_signatures_takes_a_push_and_gives_it_back(
     destination = S3Destination(ref, web, keys, limits, S3Place(address), part_bytes=5 * MIB)
     parcel = parcel_of(model)
 
-    await destination.push(parcel, await destination.standing(parcel), lambda *_: None)
+    await destination.push(parcel, await destination.standing(parcel), ignore)
     resolved = await origin.resolve(ref, keys)
 
     assert resolved.manifest == parcel.manifest

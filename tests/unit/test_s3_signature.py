@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from damselfly.origin import s3_signature
 from damselfly.origin.s3_place import S3Place
 from damselfly.origin.s3_signature import EMPTY_SHA256, S3Keys, S3Signer
 
@@ -26,7 +25,7 @@ def strangers(method: str, url: str, headers: dict[str, str], keys: S3Keys, regi
     request_class: Any = importlib.import_module("botocore.awsrequest").AWSRequest
     credentials: Any = importlib.import_module("botocore.credentials").Credentials
 
-    class Signer(auth.S3SigV4Auth):  # type: ignore[misc, name-defined]
+    class Signer(auth.S3SigV4Auth):  # type: ignore[misc]
         def payload(self, request: Any) -> str:
             return headers.get("x-amz-content-sha256", EMPTY_SHA256)
 
@@ -41,7 +40,7 @@ def strangers(method: str, url: str, headers: dict[str, str], keys: S3Keys, regi
 
 def ours(method: str, url: str, headers: dict[str, str], keys: S3Keys, region: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3_signature.datetime, "datetime", _Clock)
+        patch.setattr(datetime, "datetime", _Clock)
         return S3Signer(keys, region).headers(method, url, headers)["Authorization"]
 
 
@@ -57,6 +56,7 @@ def squeezed(text: str) -> str:
         ("GET", "http://127.0.0.1:9000", "größe & <x>+%41 ~'()*!", {"versionId": "a/b+c="}, {}),
         ("GET", "https://s3.example/under", "", {"list-type": "2", "prefix": "a b/", "z": ""}, {}),
         ("POST", None, "x", {"uploads": ""}, {"x-amz-content-sha256": "0" * 64}),
+        ("GET", None, "x", {"a": "1", "a-b": "2", "a.b": "3", "A": "4"}, {}),
         ("PUT", "http://127.0.0.1:80", "x", {"partNumber": "2"}, {"Content-Length": "7"}),
     ],
 )

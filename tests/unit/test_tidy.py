@@ -38,7 +38,7 @@ FORBIDDEN = {
 # What an API of others is called, where it is quoted.
 THEIR_WORDS = re.compile(
     r"""['"](?:NoSuchUpload|UploadId|uploadId|uploads|InitiateMultipartUploadResult"""
-    r"""|CompleteMultipartUpload)['"]"""
+    r"""|CompleteMultipartUpload|uploadType|/upload)['"]"""
 )
 UNWANTED_MODULES = {"utils.py", "helpers.py", "common.py", "base.py", "types.py", "misc.py"}
 

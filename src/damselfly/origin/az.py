@@ -24,7 +24,7 @@ from damselfly.origin.az_access import AzureCredentials, SharedKey
 from damselfly.origin.az_account import AZAccount, key_of
 from damselfly.origin.bucket import BucketObject, ObjectPage
 from damselfly.origin.cloud_tokens import CloudTokens
-from damselfly.origin.web import Answer, Wanted, Web, check_status
+from damselfly.origin.web import Answer, Body, Wanted, Web, check_status
 
 API_VERSION = "2020-10-02"
 """The last in which listings never encode a name in a way of their own."""
@@ -122,16 +122,16 @@ class AZContainers:
         url: str,
         access: Access,
         headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
+        body: Body = b"",
         *,
         bytes_max: int = 1 << 20,
         sending_s: float = 0.0,
     ) -> Answer:
-        """Ask, once more with a new token if it is the agent's own that is refused."""
+        """Ask, once more with a new token if it is the agent's own that is refused.
+
+        A request with a body says its `Content-Length` and `Content-Type`: see `SharedKey`.
+        """
         said = {"x-ms-version": API_VERSION, **(headers or {})}
-        if body:
-            said["Content-Length"] = str(len(body))
-            said.setdefault("Content-Type", "application/octet-stream")
         for is_last in (False, True):
             authorizer = await self.authorizer(access)
             answer = await self._web.send(

@@ -12,8 +12,8 @@ a SHA-256 that the server itself computed. Parts that a killed push left are fou
 
 Two pushes at a time: whoever comes later takes the journal over and ends the sessions of the other,
 which notices at its next step. Objects and the manifest are written only over what was seen to be
-there (`If-Match`, `If-None-Match`), where the server knows how; before the manifest everything that
-was sent is looked at once more.
+there (`If-Match`, `If-None-Match`), where the server knows how; before the manifest every object is
+looked at once more.
 
 Memory is that of the parts in flight, whatever the files' sizes.
 """
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 MIB = 1 << 20
 PART_BYTES = 16 * MIB
 """Large enough that 20 ms between two of them do not matter, small enough to send again."""
-IN_FLIGHT_BYTES = 96 * MIB
+IN_FLIGHT_BYTES = 64 * MIB
 _PARTS_MAX = 9_000
 """S3 takes 10,000 of an object."""
 _LOOKS = 16
@@ -301,7 +301,8 @@ class _Push:
         await self._take_over(set(missing))
         try:
             await together((partial(self._bring, number) for number in missing), self._width)
-            there = await together((partial(self._is_there, number) for number in missing), _LOOKS)
+            everything = range(len(self._parcel.files))
+            there = await together((partial(self._is_there, n) for n in everything), _LOOKS)
             await self._check_owner()
             if not all(there):
                 raise self._lost()

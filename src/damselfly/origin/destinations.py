@@ -19,7 +19,7 @@ from damselfly.origin.port import OriginLimits
 from damselfly.origin.web import Web
 
 _MAKERS = {
-    "s3": "damselfly.origin.bucket_push:BucketDestination",
+    "s3": "damselfly.origin.s3_push:S3Destination",
     "gs": "damselfly.origin.gs_push:GSDestination",
     "az": "damselfly.origin.az_push:AzDestination",
     "hf": "damselfly.origin.hub_push:HubDestination",

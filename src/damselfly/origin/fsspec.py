@@ -198,7 +198,8 @@ class FsspecOrigin:
         key = (ref.scheme, ref.netloc)
         with _told(f"asking {ref.safe}"):
             cls = _class_of(ref.scheme)
-            url = f"{ref.scheme}://{ref.netloc}{ref.decoded_path}"
+            # The path is put behind: what splits URLs would take a # or a ? in a name for more.
+            url = f"{ref.scheme}://{ref.netloc}/"
             with self._lock:
                 idle = self._idle.get(key)
                 filesystem = idle.pop() if idle else None
@@ -207,7 +208,7 @@ class FsspecOrigin:
                 options = cls._get_kwargs_from_urls(url)
                 made = cls(**options, use_listings_cache=False, skip_instance_cache=True)
                 filesystem = cast("_FileSystem", made)
-            base = str(cls._strip_protocol(url)).rstrip("/")
+            base = str(cls._strip_protocol(url)).rstrip("/") + ref.decoded_path.rstrip("/")
             result = work(_Files(filesystem, base, ref, self._limits))
             # One that failed is not asked again: its connection may be what is wrong.
             with self._lock:

@@ -24,7 +24,7 @@ from damselfly.origin.bucket import BucketObject, ObjectPage
 from damselfly.origin.cloud_tokens import CloudTokens
 from damselfly.origin.gs_credentials import READ, GoogleCredentials
 from damselfly.origin.s3_place import check_endpoint
-from damselfly.origin.web import Answer, Wanted, Web, check_status
+from damselfly.origin.web import Answer, Body, Wanted, Web, check_status
 
 ENDPOINT = "https://storage.googleapis.com"
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
@@ -120,17 +120,34 @@ class GSBuckets:
     # --- asking ---------------------------------------------------------------------------------
 
     async def ask(
-        self, method: str, url: str, access: Access, doing: str, bytes_max: int = 1 << 20
+        self,
+        method: str,
+        url: str,
+        access: Access,
+        doing: str,
+        bytes_max: int = 1 << 20,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Body = b"",
+        sending_s: float = 0.0,
     ) -> Answer:
-        """Ask something small, once more with a new token if it is the agent's that is refused."""
-        authorizer = await self.authorizer(access)
-        answer = await self._web.send(method, url, access=authorizer, bytes_max=bytes_max)
-        if answer.status == 401 and access.is_own and authorizer != ANONYMOUS:
-            self._tokens.spoil()
+        """Ask something, once more with a new token if it is the agent's that is refused."""
+        for is_last in (False, True):
             authorizer = await self.authorizer(access)
-            answer = await self._web.send(method, url, access=authorizer, bytes_max=bytes_max)
-        check_status(answer, doing)
-        return answer
+            answer = await self._web.send(
+                method,
+                url,
+                access=authorizer,
+                headers=headers,
+                body=body,
+                bytes_max=bytes_max,
+                sending_s=sending_s,
+            )
+            if is_last or answer.status != 401 or not access.is_own or authorizer == ANONYMOUS:
+                check_status(answer, doing)
+                return answer
+            self._tokens.spoil()
+        raise AssertionError("the last answer is returned")
 
     async def authorizer(self, access: Access) -> Authorizer:
         """What to show for `access`."""

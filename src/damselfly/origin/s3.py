@@ -47,6 +47,7 @@ _ERROR_BYTES_MAX = 64 << 10
 _VERSION_ID = "version-id:"
 _ETAG = "etag:"
 _ETAG_OF_PARTS = re.compile(r'-[0-9]+"?$', re.ASCII)
+_SIZE = re.compile(r"[0-9]{1,17}", re.ASCII)
 _SHOWN_CHARS_MAX = 300
 
 
@@ -82,7 +83,7 @@ class S3API:
             bytes_max=self._limits.listing_bytes_max,
         )
         try:
-            return await asyncio.to_thread(_page_of, answer.body)
+            return await asyncio.to_thread(page_of, answer.body)
         except ValueError as exc:
             raise RemoteProtocolError(doing) from exc
 
@@ -227,7 +228,7 @@ class S3API:
 def object_of(key: str, headers: Mapping[str, str], place: str) -> BucketObject:
     """An object as the head of an answer tells of it."""
     length = headers.get("Content-Length", "")
-    if not (length.isascii() and length.isdecimal() and len(length) < 18):
+    if not _SIZE.fullmatch(length):
         raise RemoteProtocolError(f"the origin does not say how big {place} is")
     digest = sha256_of(headers)
     return BucketObject(
@@ -261,7 +262,12 @@ def _version_of(headers: Mapping[str, str]) -> str:
     return ""
 
 
-def _page_of(data: bytes) -> ObjectPage:
+def page_of(data: bytes) -> ObjectPage:
+    """Read a page of a listing.
+
+    Raises:
+        ValueError: it is not one.
+    """
     top = xml_tree.parse(data)
     if top.name != "ListBucketResult":
         raise ValueError(f"the origin answered {top.name[:80]!a}, which is no listing")
@@ -269,11 +275,11 @@ def _page_of(data: bytes) -> ObjectPage:
     found: list[BucketObject] = []
     for each in top.all("Contents"):
         key, size = each.find("Key"), each.find("Size")
-        if key is None or size is None or not (size.isascii() and size.isdecimal()):
+        if key is None or size is None or not _SIZE.fullmatch(size):
             raise ValueError("an object is listed without its key or its size")
         if is_quoted:
             key = unquote_plus(key, errors="surrogateescape")
-        found.append(BucketObject(key, int(size[:18]), f"{_ETAG}{each.find('ETag') or ''}"))
+        found.append(BucketObject(key, int(size), f"{_ETAG}{each.find('ETag') or ''}"))
     token = None
     if top.find("IsTruncated") == "true":
         token = top.find("NextContinuationToken")

@@ -20,6 +20,7 @@ from damselfly.origin.s3_place import check_region
 from damselfly.origin.web import Answer
 
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}", re.ASCII)
+_BODY_BYTES_MAX = 64 << 10
 _RETRY_AFTER_S_MAX = 3600.0
 _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "Throttling"})
 _LATER = frozenset(
@@ -67,7 +68,7 @@ class S3Refusal:
         """Read what an answer says."""
         code = region = ""
         try:
-            told = xml_tree.parse(answer.body)
+            told = xml_tree.parse(answer.body[:_BODY_BYTES_MAX])
         except ValueError:
             pass
         else:
@@ -91,12 +92,9 @@ class S3Refusal:
         """Whether it was asked in a region where the bucket is not, or may be."""
         if self.status in {301, 307, 308}:
             return True
-        return self.status in {400, 403} and self.code in {
-            "AuthorizationHeaderMalformed",
-            "IllegalLocationConstraintException",
-            "PermanentRedirect",
-            "",
-        }
+        if not self.code:
+            return self.region is not None
+        return self.code in {"AuthorizationHeaderMalformed", "PermanentRedirect"}
 
     def error(self, doing: str) -> DamselflyError:
         """The error of the origin port that it means."""

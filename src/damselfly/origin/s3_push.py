@@ -35,6 +35,7 @@ _FINISHING_S = 300.0
 _PAGES_MAX = 40
 _PAGE_BYTES_MAX = 4 << 20
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?', re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,17}", re.ASCII)
 _FINE = frozenset({200, 201, 204})
 _NO_GUARDS = 501
 
@@ -88,7 +89,7 @@ class S3Writer:
         except OriginNotFoundError:
             return None
         length = answer.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdecimal() and len(length) < 18):
+        if not _NUMBER.fullmatch(length):
             raise RemoteProtocolError(f"the origin does not say how big {self.shown(key)} is")
         tag = answer.headers.get("ETag", "").strip()
         mark = answer.headers.get(CONTENT_MARK, "").strip()
@@ -139,7 +140,7 @@ class S3Writer:
         for _ in range(_PAGES_MAX):
             try:
                 answer = await self._ask("GET", key, query, bytes_max=_PAGE_BYTES_MAX)
-                parts, marker = await asyncio.to_thread(_parts_of, answer.body)
+                parts, marker = await asyncio.to_thread(parts_of, answer.body)
             except OriginNotFoundError:
                 return None
             except ValueError as exc:
@@ -292,18 +293,23 @@ def _base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _parts_of(data: bytes) -> tuple[list[SentPart], str | None]:
+def parts_of(data: bytes) -> tuple[list[SentPart], str | None]:
+    """Read a page of the parts that are there, and where the next one begins.
+
+    Raises:
+        ValueError: it is not one.
+    """
     told = xml_tree.parse(data.strip())
     found: list[SentPart] = []
     for each in told.all("Part"):
         number, size = each.find("PartNumber") or "", each.find("Size") or ""
-        if not (number.isdecimal() and size.isdecimal() and len(number) < 6 and len(size) < 18):
+        if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(size)):
             raise ValueError("a part is listed without its number or its size")
         tag, sha256 = each.find("ETag") or "", each.find("ChecksumSHA256") or ""
         found.append(SentPart(int(number), int(size), tag, sha256))
     if told.find("IsTruncated") != "true":
         return found, None
     marker = told.find("NextPartNumberMarker") or ""
-    if not found or not marker.isdecimal():
+    if not found or not _NUMBER.fullmatch(marker):
         raise ValueError("a page of parts does not say where the next one begins")
     return found, marker

@@ -53,14 +53,14 @@ class S3Signer:
             added["x-amz-security-token"] = self.keys.session_token
         parts = urlsplit(url)
         port = "" if parts.port in {None, _PORTS[parts.scheme]} else f":{parts.port}"
-        signed = {name.lower(): " ".join(text.split()) for name, text in (*headers.items(),)}
+        signed = {name.lower(): " ".join(text.split()) for name, text in headers.items()}
         signed |= added | {"host": f"{parts.hostname}{port}"}
         names = ";".join(sorted(signed))
         request = "\n".join(
             (
                 method,
                 parts.path or "/",
-                "&".join(sorted(parts.query.split("&"))),
+                "&".join(sorted(parts.query.split("&"), key=lambda pair: pair.split("="))),
                 *(f"{name}:{signed[name]}" for name in sorted(signed)),
                 "",
                 names,
