@@ -356,14 +356,17 @@ async def test_a_push_that_is_killed_goes_on_where_it_stopped(cloud: _Cloud, mod
     killed.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await killed
-    assert f"m/{MANIFEST_NAME}" not in await _keys(cloud)
+    keys = await _keys(cloud)
+    assert f"m/{MANIFEST_NAME}" not in keys
+    for key in [key for key in keys if key.endswith("/00001")]:
+        cloud.put(key, b"x" * PART_BYTES)  # Somebody's, where parts are objects: no part of ours.
     cloud.gate.answer = None
     cloud.advanced.clear()
 
     standing = await cloud.push(model)
 
     sent = sum(count for path, count in cloud.advanced if path == "big.bin")
-    assert 0 < sent <= 3 * PART_BYTES + 1
+    assert 0 < sent <= 4 * PART_BYTES + 1
     assert standing.bytes_missing < len((model / "big.bin").read_bytes())
     assert await cloud.pulled() == files_of(model)
     assert not any(JOURNAL_NAME in key or "push/" in key for key in await _keys(cloud))
