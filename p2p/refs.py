@@ -32,7 +32,7 @@ from damselfly.p2p.messages import AGENT_PATTERN, BOOT_PATTERN, AgentID
 
 REF_MESSAGE_BYTES_MAX = 64 << 10
 _REF = re.compile(r"[!-~]{1,4096}")
-_NEWS = re.compile(r"ask|resolving|planned|sealed|failed")
+_NEWS = re.compile(r"ask|recall|resolving|planned|sealed|failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class RefNews(Enum):
     """What a member tells the home of a ref."""
 
     ASK = "ask"
+    RECALL = "recall"
+    """Whatever it last was is good enough: the origin is not asked."""
     RESOLVING = "resolving"
     PLANNED = "planned"
     SEALED = "sealed"
@@ -202,6 +204,8 @@ class RefHome:
         match report.news:
             case RefNews.ASK:
                 return self._asked(ref, report, now)
+            case RefNews.RECALL:
+                return self._outcome(ref.outcome or (None, None))
             case RefNews.RESOLVING:
                 if ref.resolver is None or self._is_silent(ref, now):
                     ref.resolver = (report.agent, report.boot)

@@ -225,6 +225,7 @@ class _Agent:
         self._refs = RefHome(is_open=False)
         self._kubernetes = _kubernetes(config)
         self._gate = Gate()
+        self._gate.counted = self._origin_asked
         limits = OriginLimits(
             connections_per_host_max=config.origin.connections, unsteady_s=UNSTEADY_S
         )
@@ -280,6 +281,8 @@ class _Agent:
             clock=self._clock,
             landed=self._landed,
             corrupt=self._corrupt,
+            claimed=self._metrics.origin_claims.inc,
+            read=lambda why: self._metrics.origin_chunks.labels(why=why.value).inc(),
             planner_limits=replace(
                 defaults,
                 asks_max=fetch or defaults.asks_max,
@@ -295,7 +298,8 @@ class _Agent:
         resolver = Resolver(
             self._origins, agents, self._talk, self._refs, self._clock, store.manifest
         )
-        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock)
+        policy = config.origin.policy
+        shop = Workshop(store, self._origins, resolver, swarms, self._workers, self._clock, policy)
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(
             config, shop, agents, self._counters, tasks, self._pull_ended, self._certificates
@@ -439,6 +443,9 @@ class _Agent:
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)
         self._metrics.chunk_fetched(source.value, length, seconds)
+
+    def _origin_asked(self, outcome: str) -> None:
+        self._metrics.origin_requests.labels(outcome=outcome).inc()
 
     def _order_ended(self, outcome: str) -> None:
         self._metrics.warm_orders.labels(outcome=outcome).inc()

@@ -27,6 +27,7 @@ from damselfly.errors import (
     ArtifactNotFoundError,
     DamselflyError,
     IntegrityError,
+    OriginUnavailableError,
     PeerUnavailableError,
     ProtocolError,
     RemoteProtocolError,
@@ -101,8 +102,10 @@ class Resolver:
         plan = self._plans.get(plan_id)
         return plan.canonical() if plan is not None else None
 
-    async def resolve(self, ref: Ref, access: Access = ANONYMOUS) -> Target:
+    async def resolve(self, ref: Ref, access: Access = ANONYMOUS, policy: str = "auto") -> Target:
         """Find out what `ref` means now; if we are to ask the origin, then with `access`.
+
+        `policy` says whether we may: `auto`, `never`, or `always` without asking others before.
 
         Raises:
             DamselflyError: the origin cannot be asked, or what it has is unusable.
@@ -114,16 +117,32 @@ class Resolver:
             return Target(resolved.plan, resolved.manifest, is_shared=False)
         await self._agents.met()
         if ref.pin is not None:
-            return await self._pinned(ref, ref.pin, access)
+            return await self._pinned(ref, ref.pin, access, policy)
+        if policy == "always":
+            return await self._resolve(ref, origin, access)
         while True:
             async with self._or_failed(ref):
                 reply = await self._tell(RefNews.ASK, ref)
+                if reply.must_resolve and policy == "never":
+                    return await self._recalled(ref)
                 if reply.must_resolve:
                     return await self._resolve(ref, origin, access)
             target = await self._from_holders(ref, reply)
             if target is not None:
                 return target
             await asyncio.sleep(reply.retry_after_s or 0.2)
+
+    async def _recalled(self, ref: Ref) -> Target:
+        """What `ref` last was, as far as anybody remembers: the origin is not to be asked."""
+        await self._tell(RefNews.FAILED, ref)  # Somebody else may resolve it.
+        reply = await self._tell(RefNews.RECALL, ref)
+        target = await self._from_holders(ref, reply)
+        if target is None:
+            raise OriginUnavailableError(
+                f"finding out what {ref.safe} is: nobody here remembers, and the origin is never"
+                " asked (--origin never)"
+            )
+        return target
 
     async def sealed(self, ref: Ref, plan: Plan, artifact: Digest) -> None:
         """Tell the home of `ref` that the plan has become an artifact, and that we have it."""
@@ -202,8 +221,13 @@ class Resolver:
         logger.warning("manifest.refused", extra=extra | {"error": "it is of other files or cuts"})
         return None
 
-    async def _pinned(self, ref: Ref, pin: Digest, access: Access) -> Target:
+    async def _pinned(self, ref: Ref, pin: Digest, access: Access, policy: str) -> Target:
         manifest = await self._manifest(pin, list(self._agents.view)[:64])
+        if manifest is None and policy == "never":
+            raise OriginUnavailableError(
+                f"finding out what {ref.safe} is: nobody here has {pin}, and the origin is never"
+                " asked (--origin never)"
+            )
         if manifest is None:
             origin = self._origins.for_ref(ref)
             resolved = await origin.resolve(ref.unpinned, access)

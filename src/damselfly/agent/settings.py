@@ -416,6 +416,16 @@ class OriginSettings:
             "connections to one origin host at a time; hubs slow down who opens more",
         ),
     ] = 16
+    policy: Annotated[
+        str,
+        Setting(
+            "--origin",
+            "POLICY",
+            _one_of("auto", "never", "always"),
+            "auto: the origin is asked for what no other agent has; never; or always, for"
+            " everything and without waiting for the swarm. A pull may say otherwise",
+        ),
+    ] = "auto"
     requests_max: Annotated[
         int,
         Setting(

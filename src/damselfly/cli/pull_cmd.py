@@ -59,6 +59,12 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--token-file", metavar="PATH", help="a file with the token that opens REF ('-': stdin)"
     )
+    parser.add_argument(
+        "--origin",
+        choices=("auto", "never", "always"),
+        help="ask the origin for what no other agent has (auto), for nothing (never), or for"
+        " everything (always); without it, as the agent is set",
+    )
     add_client_flags(parser)
     add_arrival_flag(parser)
     add_quiet_flag(parser)
@@ -101,6 +107,7 @@ def _pulled(
         exclude=tuple(args.exclude),
         credentials=credentials,
         hold=args.to is not None,  # Listening goes on while the tree is made.
+        origin=args.origin,
     )
     return arrived(args, "pull").pull(request)
 

@@ -36,6 +36,8 @@ class PullRequest(Record):
     exclude: tuple[str, ...] = ()
     credentials: Credentials | None = None
     hold: bool = False
+    origin: str | None = None
+    """`auto`, `never` or `always`: when the origin is asked; None is as the agent is set."""
 
 
 class VolumeRequest(Record):
@@ -234,6 +236,45 @@ class HeldArtifact(Record):
     leases: int = 0
     used_ns: int | None = None
     path: str | None = None
+
+
+class ExplainedRun(Record):
+    """Consecutive chunks of a file that came the same way: `first` counts within the file.
+
+    `source` is origin, peer, store (they were here) or copied (from other files here), `by` who
+    served them, `why` in words. `asked_s` counts from the pull's begin, `seconds` from there.
+    """
+
+    first: int
+    chunks: int
+    bytes: int
+    source: str
+    by: str
+    why: str
+    asked_s: float
+    seconds: float
+
+
+class ExplainedFile(Record):
+    """How the chunks of one file came; those that have not are in no run."""
+
+    path: str
+    bytes: int
+    runs: tuple[ExplainedRun, ...] = ()
+
+
+class Explained(Record):
+    """Where the chunks of one pull came from, and why; `policy` is `--origin`'s."""
+
+    ref: str
+    artifact: str | None
+    phase: str
+    policy: str
+    began_ns: int
+    seconds: float
+    chunks: int
+    chunks_missing: int
+    files: tuple[ExplainedFile, ...] = ()
 
 
 class VerifyProgress(Record):
