@@ -18,7 +18,7 @@ def test_a_host_that_asks_for_rest_is_left_alone_for_so_long() -> None:
     assert host.may_begin(105.0)
 
 
-def test_after_a_rest_one_request_goes_first_then_two_then_four() -> None:
+def test_after_a_rest_one_request_goes_first_and_more_with_each_answer() -> None:
     host = clock()
     host.begun()
     host.asked_for_rest(1.0, 0.0, 0.0)
@@ -32,7 +32,7 @@ def test_after_a_rest_one_request_goes_first_then_two_then_four() -> None:
         for _ in range(under_way):
             host.answered(2.0)
 
-    assert widths == [1, 2, 8]  # Each answer doubles.
+    assert widths == [1, 2, 8]  # Each of the two doubles what may be under way.
 
 
 def test_a_rest_without_a_length_grows_and_ends() -> None:
