@@ -83,6 +83,8 @@ RUNS = (
         ("memory", "--size", "4GiB"),
         ("--size", "256MiB", "--served-size", "128MiB", "--peers", "3"),
     ),
+    Run("origin-budget", ("origin_budget",), ("--size", "64MiB")),
+    Run("origin-throttled", ("origin_budget", "--throttled"), ("--size", "64MiB")),
     Run("publish", ("publish",), ("--quick",), needs_root=True),
     Run("volume", ("volume",), ("--quick",), needs_root=True),
     Run("soak", ("soak",), ("--quick",), needs_root=True),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from damselfly.agent import possession
 from damselfly.agent.checking import Checker
@@ -36,6 +37,7 @@ from damselfly.errors import (
     DigestMismatchError,
     LocalProtocolError,
 )
+from damselfly.model.bitmap import indexes_of
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan, PlannedFile
@@ -44,6 +46,7 @@ from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
 from damselfly.p2p.handover import handed_over
+from damselfly.p2p.journal import How, Journal
 from damselfly.p2p.swarm import Source, Swarm
 from damselfly.waiting import Waiting, heard
 
@@ -51,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+_WAS_HERE = How("store", "", "")
+_COPIED = How("copied", "", "")
 ROUNDS_MAX = 3
 """A disk that loses chunks between their writing and their sealing so often is broken."""
 
@@ -69,6 +74,8 @@ class Workshop:
     """For reading whole files back, which would hold up what lands; None: the workers do it."""
     rights: Rights = field(default_factory=Rights)
     signatures: Signatures = field(default_factory=Signatures)
+    policy: str = "auto"
+    """When origins are asked, where a pull does not say: `auto`, `never` or `always`."""
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
@@ -113,6 +120,10 @@ class Pull:
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"
         self._waiting = Waiting()
+        self.policy = request.origin or workshop.policy
+        """When the origin is asked: `auto`, `never` or `always`."""
+        self.journal = Journal()
+        self.began_ns = workshop.clock.wall_ns()
         self._plan: Plan | None = None
         self._wanted = 0
         self._bytes_total = 0
@@ -191,6 +202,16 @@ class Pull:
         self.failure = CancelledError(f"the pull of {self.ref.safe} was cancelled")
         self.ended.set()
 
+    @property
+    def plan(self) -> Plan | None:
+        """How it is cut, once that is known."""
+        return self._plan
+
+    @property
+    def wanted(self) -> int:
+        """The chunks that it is to bring."""
+        return self._wanted
+
     def _seconds(self) -> float:
         return self._workshop.clock.monotonic_s() - self._began_s
 
@@ -215,8 +236,9 @@ class Pull:
         target = self._target
         if target is None:
             age_s_max = self.request.age_s_max
-            target = await shop.resolver.resolve(self.ref, self._access, age_s_max)
+            target = await shop.resolver.resolve(self.ref, self._access, age_s_max, self.policy)
         plan = target.plan
+        self.journal.grow(plan.chunk_count)
         selected = files = self._select(plan)
         number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
         if number is not None:
@@ -298,9 +320,14 @@ class Pull:
         plan = target.plan
         is_first = self._swarm is None
         self._bytes_before, self._swarm = self._bytes_by_source(), None
-        found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
+        began_s = self._seconds()
+        had, found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
         if is_first:
             self._bytes_from_store = _bytes_of(plan, found & self._wanted)
+            took_s = self._seconds() - began_s
+            for index in indexes_of(found & self._wanted):
+                how = _WAS_HERE if had >> index & 1 else _COPIED
+                self.journal.note(index, how, began_s, took_s)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
         place = target.place or self.ref.place_of(plan.ref)
@@ -320,10 +347,14 @@ class Pull:
             plan,
             ingest,
             wanted=self._wanted,
-            open_span=open_span,
+            open_span=open_span if self.policy != "never" else None,
             is_sealed=is_sealed,
+            is_eager=self.policy == "always",
         ) as swarm:
             self._swarm = swarm
+            swarm.journal = self.journal
+            swarm.journal_from_s = self._began_s
+            swarm.origin_name = host_of(place)
             if is_first:  # Another pull may have been at it, and brought what we want.
                 self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
             await self._completed(target, ingest, files, swarm)
@@ -411,17 +442,17 @@ def _bytes_of(plan: Plan, bits: int) -> int:
     return sum(length for index, length in enumerate(plan.lengths) if bits >> index & 1)
 
 
-def _copy_what_is_here(ingest: Ingest, plan: Plan, wanted: int) -> int:
-    """Take chunks that other files of the store already have; returns all that are held."""
+def _copy_what_is_here(ingest: Ingest, plan: Plan, wanted: int) -> tuple[int, int]:
+    """Take chunks that other files of the store have; returns what was held, and what is now."""
     digests = ingest.digests()
-    have = ingest.have().bits
+    had = have = ingest.have().bits
     for index in range(plan.chunk_count):
         digest = digests[index]
         if wanted >> index & 1 and not have >> index & 1 and digest is not None:
             with suppress(FileNotFoundError):
                 if ingest.copy_local(index, digest):
                     have |= 1 << index
-    return have
+    return had, have
 
 
 def _sealed(plan: Plan, files: frozenset[int], swarm: Swarm) -> Manifest:
@@ -450,3 +481,10 @@ def signature_of(verdict: Verdict | None) -> Signature | None:
 def is_held(state: ArtifactState) -> bool:
     """Whether an artifact of this state has files to show."""
     return state is not ArtifactState.KNOWN
+
+
+def host_of(ref: Ref) -> str:
+    """Whom the origin's chunks are from: never with a query, never with anybody's name."""
+    parts = urlsplit(ref.safe)
+    host = parts.netloc.rpartition("@")[2]
+    return host if parts.scheme in {"http", "https"} else f"{parts.scheme}://{host}"

@@ -77,6 +77,7 @@ class Swarms:
         wanted: int,
         open_span: OpenSpan | None,
         is_sealed: bool,
+        is_eager: bool = False,
     ) -> AsyncGenerator[Swarm]:
         """Join a swarm to pull; stay in it as a seed afterwards, unless the pull failed."""
         swarm_id = SwarmID(str(name))
@@ -90,6 +91,7 @@ class Swarms:
                 wanted=wanted,
                 open_span=open_span,
                 is_sealed=is_sealed,
+                is_eager=is_eager,
             )
             self._join(swarm)
             try:
