@@ -112,6 +112,8 @@ class Possession:
     ) -> None:
         """Make sure that the origin of `ref` has these files, which are here; `plan` is theirs.
 
+        Returns without having proved it where the files are gone: `is_known` tells.
+
         Raises:
             OriginDeniedError: it has other bytes: nobody may see these through it.
             OriginUnavailableError, OriginChangedError, OriginNotFoundError: it does not say.
@@ -124,7 +126,7 @@ class Possession:
             raise OriginDeniedError(told)
         manifest = self._store.manifest(shown.artifact)
         if manifest is None:
-            raise ArtifactNotFoundError(f"{shown.artifact} has just gone from the store")
+            return  # An eviction took it: there is nothing to show, and nothing is noted.
         planned = {file.path: file for file in plan.files}
         numbers = range(len(manifest.files)) if shown.files is None else sorted(shown.files)
         files = [
@@ -136,6 +138,8 @@ class Possession:
             wrong = await together(
                 (partial(self._compare, place, *each, given, work) for each in files), TOGETHER_MAX
             )
+        except ArtifactNotFoundError:
+            return  # As above.
         except OriginUnavailableError as exc:
             raise OriginUnavailableError(f"having {ref.safe} show what it names") from exc
         found = next((path for path in wrong if path is not None), None)
@@ -167,7 +171,9 @@ class Possession:
             there = bytearray(stop - start)
             async with origin.open(place, planned, inside + start, inside + stop, access) as stream:
                 await stream.readinto(memoryview(there))
-            if here is None or here != bytes(there):
+            if here is None:
+                raise ArtifactNotFoundError(f"{file.path} has just gone from the store")
+            if here != bytes(there):
                 return file.path
         return None
 

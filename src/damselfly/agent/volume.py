@@ -239,6 +239,8 @@ class Volumes:
     def _show(self, wish: Wish, shown: Shown, layout: str) -> Opened:
         store = self._shop.store
         hub = HubName.of(wish.ref, shown.artifact) if layout == HF_CACHE else None
+        if not is_known(store, wish.ref, shown):  # It was evicted before it could be proved.
+            raise ArtifactNotFoundError(f"{shown.artifact} was gone before its origin showed it")
         path = store.view(shown.artifact, shown.files, hub)
         manifest = store.manifest(shown.artifact)
         if manifest is None:
