@@ -4,6 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from damselfly.errors import DigestMismatchError
 from damselfly.model.digest import Digest
 from tests.integration.agent_fleet import ServedModel, fleet, sha256
@@ -91,3 +93,55 @@ async def test_bytes_that_were_wrong_once_are_read_anew_when_the_origin_is_mende
 
         for one in again:
             assert (Path(one.path) / "a.bin").read_bytes() == good
+
+
+async def test_a_file_that_is_here_is_adopted_when_its_origin_shows_that_it_has_it(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 2) as agents:
+        await agents[0].pull(model.url)
+        before = dict(model.bytes_by_path)
+        model.files["b.bin"] = os.urandom(5 * MIB + 7)
+        model.publish()
+
+        again = await agents[0].pull(f"{model.url}?revision=2")
+
+        assert (Path(again.path) / "a.bin").read_bytes() == model.files["a.bin"]
+        assert (Path(again.path) / "b.bin").read_bytes() == model.files["b.bin"]
+        assert again.bytes_from_store >= len(model.files["a.bin"])
+        assert model.bytes_by_path["a.bin"] - before["a.bin"] < 100_000
+
+
+async def test_a_file_that_an_origin_only_names_is_not_adopted(tmp_path: Path) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 1) as (agent,):
+        await agent.pull(model.url)
+        private = model.files["a.bin"]
+        model.files["a.bin"] = os.urandom(len(private))  # And its digest is still published.
+
+        with pytest.raises(DigestMismatchError):
+            await agent.pull(f"{model.url}?evil")
+
+
+async def test_what_another_revision_has_is_copied_as_soon_as_its_digest_is_told(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    model.published = {}
+    async with fleet(model, tmp_path, 2) as agents:
+        await asyncio.gather(*(agent.pull(model.url) for agent in agents))
+        data = model.files["a.bin"]
+        model.files["a.bin"] = data[: 4 * MIB] + os.urandom(4 * MIB) + data[8 * MIB :]
+
+        before = model.bytes_sent
+        first, second = await asyncio.gather(
+            *(agent.pull(f"{model.url}?revision=2") for agent in agents)
+        )
+
+        size = sum(map(len, model.files.values()))
+        assert first.artifact == second.artifact
+        assert model.bytes_sent - before < size + 100_000
+        # Each read a part of it for both; only what is new came from the other.
+        assert first.bytes_from_peers + second.bytes_from_peers <= 4 * MIB
+        assert first.bytes_from_store + second.bytes_from_store >= size - 4 * MIB

@@ -42,7 +42,12 @@ from damselfly.agent import proof
 from damselfly.agent.holdings import Shown
 from damselfly.cache.store import Store
 from damselfly.clock import Clock
-from damselfly.errors import ArtifactNotFoundError, OriginDeniedError, OriginUnavailableError
+from damselfly.errors import (
+    ArtifactNotFoundError,
+    DamselflyError,
+    OriginDeniedError,
+    OriginUnavailableError,
+)
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import ManifestFile
 from damselfly.model.plan import Plan, PlannedFile
@@ -152,6 +157,18 @@ class Possession:
             raise OriginDeniedError(told)
         await work(partial(note, self._store, ref, shown, self._clock.wall_ns()))
         logger.info("origin.possesses", extra={"ref": ref.safe, "artifact": str(shown.artifact)})
+
+    async def has(
+        self, plan: Plan, number: int, file: ManifestFile, access: Access, *, work: Work
+    ) -> bool:
+        """Whether the origin of a plan shows that its file `number` is this one, which is here."""
+        place = Ref.parse(plan.ref)
+        try:
+            wrong = await self._compare(place, file, plan.files[number], access, work)
+        except DamselflyError as exc:  # Then it is read like any other; that says what is wrong.
+            logger.info("file.unproved", extra={"path": file.path, "error": exc})
+            return False
+        return wrong is None
 
     async def _compare(
         self,

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+ADOPTED_BYTES_MIN = 1 << 20
+"""Reading less costs the origin no more than having it show that it has it."""
 ROUNDS_MAX = 3
 """A disk that loses chunks between their writing and their sealing so often is broken."""
 
@@ -202,7 +204,9 @@ class Pull:
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
-        if target.manifest is not None:
+        if target.manifest is None:
+            await self._adopt(plan, files, digests)
+        else:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
         begin = partial(shop.store.ingest, plan, digests, files)
         ingest = await handed_over(shop.workers, begin, Ingest.close)
@@ -215,6 +219,26 @@ class Pull:
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files)
+
+    async def _adopt(self, plan: Plan, files: frozenset[int], digests: list[Digest | None]) -> None:
+        """Find files that are here already, by the digests that the origin published of them.
+
+        The others of the swarm are told these digests, pods among them: so the origin has to show
+        that it has the bytes, whoever asks (`possession.py`).
+        """
+        shop = self._workshop
+        named = [number for number in sorted(files) if plan.files[number].digests]
+        owner = possession.Possession(shop.store, shop.origins, shop.clock)
+        access = self._access if self.ref.is_trusted_with(Ref.parse(plan.ref)) else ANONYMOUS
+        for number in named:
+            planned = plan.files[number]
+            if planned.bytes < ADOPTED_BYTES_MIN:
+                continue
+            found = await shop.work(partial(shop.store.whole_like, planned))
+            if found is None or not await owner.has(plan, number, found, access, work=shop.work):
+                continue
+            for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
+                digests[index] = chunk.digest
 
     async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""
