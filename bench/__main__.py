@@ -82,6 +82,7 @@ RUNS = (
         ("memory", "--size", "4GiB"),
         ("--size", "256MiB", "--served-size", "128MiB", "--peers", "3"),
     ),
+    Run("finetune", ("finetune", "--size", "512MiB"), ("--size", "48MiB")),
     Run("publish", ("publish",), ("--quick",), needs_root=True),
     Run("volume", ("volume",), ("--quick",), needs_root=True),
     Run("soak", ("soak",), ("--quick",), needs_root=True),
