@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from bench.agents import Agent, BenchError, Fleet, end_on_sigterm, free_addresses, same_tree
 from damselfly.agent.quantities import parse_bytes
