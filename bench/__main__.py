@@ -85,6 +85,7 @@ RUNS = (
     ),
     Run("origin-budget", ("origin_budget",), ("--size", "64MiB")),
     Run("origin-throttled", ("origin_budget", "--throttled"), ("--size", "64MiB")),
+    Run("finetune", ("finetune", "--size", "512MiB"), ("--size", "48MiB")),
     Run("publish", ("publish",), ("--quick",), needs_root=True),
     Run("volume", ("volume",), ("--quick",), needs_root=True),
     Run("soak", ("soak",), ("--quick",), needs_root=True),

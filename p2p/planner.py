@@ -447,6 +447,17 @@ class Planner:
 
     # --- facts: ourselves --------------------------------------------------------------
 
+    def chunk_copied(self, index: int, digest: Digest, now: float) -> bool:
+        """A chunk was found elsewhere on this node; False if it was here already."""
+        self._now = now
+        if self.have >> index & 1:
+            return False
+        self.digests[index] = digest
+        self._known |= 1 << index
+        self._hold(index)
+        self._reporter.chunk_got(index)
+        return True
+
     def chunk_lost(self, index: int, now: float) -> None:
         """A chunk was found bad on our disk."""
         self._now = now

@@ -103,6 +103,11 @@ class Keeper(Protocol):
         """Take the chunk from elsewhere on this node, verified; False if it is not there."""
         ...
 
+    @property
+    def has_others(self) -> bool:
+        """There are chunks elsewhere on this node: looking for one may be worth it."""
+        ...
+
 
 class SpanStream(Protocol):
     """A span of a file at the origin, read in order."""
@@ -532,17 +537,41 @@ class Swarm:
                     self._around.homes.live(self.swarm, me, count)
                 ) as lines:
                     async for line in lines:
+                        await self._copy(line)
                         self._heard(home, line)
             else:
                 path = f"/v1/swarms/{self.swarm}/live?agent={me}&chunks={count}"
                 async with self._around.talk.stream(home, "GET", path) as stream:
                     if stream.status == 200:
                         async for data in stream.lines():
-                            self._heard(home, LiveLine.parse(data, count))
+                            line = LiveLine.parse(data, count)
+                            await self._copy(line)
+                            self._heard(home, line)
         except (PeerUnavailableError, ProtocolError) as exc:
             logger.debug("live.lost", extra={"home": home, "error": str(exc)})
         self.planner.live_lost(home, self._now())
         self._wake()
+
+    async def _copy(self, line: LiveLine) -> None:
+        """At first contact: what another model here has too need not come from anybody."""
+        if not line.digests or not self._keeper.has_others:
+            return
+        planner = self.planner
+        missing = planner.wanted & ~planner.have & ~planner.fetching
+        sought = [(index, digest) for index, digest in line.digests.items() if missing >> index & 1]
+        if not sought:
+            return
+        began_s = self._now()
+        try:
+            copied = await asyncio.get_running_loop().run_in_executor(
+                self._around.workers, _copied, self._keeper, sought
+            )
+        except DamselflyError as exc:
+            self._fail(exc)  # Our own store failed.
+            return
+        for index, digest in copied:
+            if planner.chunk_copied(index, digest, self._now()):
+                self._kept(index, Source.STORE, began_s)
 
     def _heard(self, home: AgentID, line: LiveLine) -> None:
         self.planner.live_received(home, line, self._now())
@@ -744,6 +773,15 @@ def _keep(
         raise DigestMismatchError(str(expected), str(actual), source)
     keeper.write(index, actual, view)
     return actual
+
+
+def _copied(keeper: Keeper, sought: list[tuple[int, Digest]]) -> list[tuple[int, Digest]]:
+    copied: list[tuple[int, Digest]] = []
+    for index, digest in sought:
+        with contextlib.suppress(FileNotFoundError, DigestMismatchError):
+            if keeper.copy_local(index, digest):
+                copied.append((index, digest))
+    return copied
 
 
 def _by_file(plan: Plan, run: Run) -> list[tuple[PlannedFile, range]]:

@@ -1,9 +1,16 @@
 """Opening volumes over a real store, amid what may go wrong between any two of its steps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -36,6 +43,7 @@ from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.registry import Origins
 from tests.conformance.store import HandClock, model, pull
 from tests.fakes.peers import until
+from tests.integration.pull_workshop import SampleStream
 
 REF = "https://host/acme/tiny/"
 SAMPLE = model(ref=REF)
@@ -71,6 +79,13 @@ class FakeWeb:
         assert file.path == "weights/a.safetensors"
         self._look(access, "proving")
 
+    @asynccontextmanager
+    async def open(
+        self, ref: Ref, file: PlannedFile, start: int, stop: int, access: Access
+    ) -> AsyncGenerator[SampleStream]:
+        self._look(access, "showing")
+        yield SampleStream(SAMPLE.content(file.path)[start:stop])
+
     def _look(self, access: Access, doing: str) -> None:
         if self.is_down:
             raise OriginUnavailableError(doing)
@@ -92,6 +107,7 @@ class FakePull:
         self.shown: Shown | None = None
         self.artifact: Digest | None = None
         self.watcher_count = 0
+        self.plan = SAMPLE.plan
 
     @contextmanager
     def watched(self) -> Generator[None]:

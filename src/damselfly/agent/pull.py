@@ -56,6 +56,8 @@ _T = TypeVar("_T")
 
 _WAS_HERE = How("store", "", "")
 _COPIED = How("copied", "", "")
+ADOPTED_BYTES_MIN = 1 << 20
+"""Reading less costs the origin no more than having it show that it has it."""
 ROUNDS_MAX = 3
 """A disk that loses chunks between their writing and their sealing so often is broken."""
 
@@ -203,11 +205,6 @@ class Pull:
         self.ended.set()
 
     @property
-    def plan(self) -> Plan | None:
-        """How it is cut, once that is known."""
-        return self._plan
-
-    @property
     def wanted(self) -> int:
         """The chunks that it is to bring."""
         return self._wanted
@@ -253,7 +250,9 @@ class Pull:
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
-        if target.manifest is not None:
+        if target.manifest is None:
+            await self._adopt(plan, files, digests)
+        else:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
         begin = partial(shop.store.ingest, plan, digests, files)
         ingest = await handed_over(shop.workers, begin, Ingest.close)
@@ -266,6 +265,26 @@ class Pull:
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files, selected)
+
+    async def _adopt(self, plan: Plan, files: frozenset[int], digests: list[Digest | None]) -> None:
+        """Find files that are here already, by the digests that the origin published of them.
+
+        The others of the swarm are told these digests, pods among them: so the origin has to show
+        that it has the bytes, whoever asks (`possession.py`).
+        """
+        shop = self._workshop
+        named = [number for number in sorted(files) if plan.files[number].digests]
+        owner = possession.Possession(shop.store, shop.origins, shop.clock)
+        access = self._access if self.ref.is_trusted_with(Ref.parse(plan.ref)) else ANONYMOUS
+        for number in named:
+            planned = plan.files[number]
+            if planned.bytes < ADOPTED_BYTES_MIN:
+                continue
+            found = await shop.work(partial(shop.store.whole_like, planned))
+            if found is None or not await owner.has(plan, number, found, access, work=shop.work):
+                continue
+            for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
+                digests[index] = chunk.digest
 
     async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""

@@ -44,6 +44,11 @@ class Seed:
         """Nothing to copy."""
         return False
 
+    @property
+    def has_others(self) -> bool:
+        """Nothing is looked for."""
+        return False
+
 
 @dataclass(slots=True)
 class _Turn:
