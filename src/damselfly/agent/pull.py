@@ -1,6 +1,7 @@
 """One pull: from a ref to a view in the store.
 
-    resolving ── plan ──> fetching ── every wanted chunk ──> sealing ── artifact, view ──> done
+    resolving ── plan ──> fetching ── every wanted chunk ──> verifying, if it must be signed
+    ──> sealing ── artifact, view ──> done
 
 A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
 finds ends that pull and no more (`LocalProtocolError`).
@@ -105,6 +106,7 @@ class Pull:
         """Brought by swarms before this one."""
         self._swarm: Swarm | None = None
         self._signed: Found | None = None
+        self._is_judged = False
         self.artifact: Digest | None = None
 
     def __repr__(self) -> str:
@@ -193,6 +195,7 @@ class Pull:
         number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
         if number is not None:
             files |= {number}
+            self._is_judged = True
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
@@ -234,7 +237,8 @@ class Pull:
     async def _judge(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> None:
         """Refuse what is not signed as it must be, before there is an artifact of it."""
         shop = self._workshop
-        self._phase = "verifying"
+        if self._is_judged:
+            self._phase = "verifying"
         self._signed = await shop.signatures.judged(
             shop.store, shop.workers, self.ref, manifest, plan, files
         )
