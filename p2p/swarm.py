@@ -571,7 +571,7 @@ class Swarm:
             return
         for index, digest in copied:
             if planner.chunk_copied(index, digest, self._now()):
-                self._kept(index, Source.STORE, began_s)
+                self._kept(index, Source.STORE, began_s, "", "")
 
     def _heard(self, home: AgentID, line: LiveLine) -> None:
         self.planner.live_received(home, line, self._now())
@@ -732,7 +732,7 @@ class Swarm:
         self._landed_s = now
         self.bytes_by_source[source] += length
         self._around.landed(source, length, now - began_s)
-        how = How(source.value, by, why)
+        how = How("copied" if source is Source.STORE else source.value, by, why)
         self.journal.note(index, how, began_s - self.journal_from_s, now - began_s)
         self._feed.chunk_held(index)
 

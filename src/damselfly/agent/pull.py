@@ -1,7 +1,8 @@
 """One pull: from a ref to a view in the store.
 
     resolving ── plan ──> fetching ── every wanted chunk ──> checking ── every whole file that its
-    origin published a digest of ──> sealing ── artifact, view ──> done
+    origin published a digest of ──> verifying, if it must be signed ──> sealing ── artifact, view
+    ──> done
 
 A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
 finds ends that pull and no more (`LocalProtocolError`).
@@ -135,6 +136,7 @@ class Pull:
         self._swarm: Swarm | None = None
         self._checker: Checker | None = None
         self._signed: Found | None = None
+        self._is_judged = False
         self.artifact: Digest | None = None
 
     @property
@@ -240,6 +242,7 @@ class Pull:
         number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
         if number is not None:
             files |= {number}
+            self._is_judged = True
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
@@ -309,7 +312,8 @@ class Pull:
     async def _judge(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> None:
         """Refuse what is not signed as it must be, before there is an artifact of it."""
         shop = self._workshop
-        self._phase = "verifying"
+        if self._is_judged:
+            self._phase = "verifying"
         self._signed = await shop.signatures.judged(
             shop.store, shop.workers, self.ref, manifest, plan, files
         )

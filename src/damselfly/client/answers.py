@@ -107,8 +107,8 @@ class ArtifactRequest(Record):
 class Progress(Record):
     """How far a pull has come.
 
-    `phase` is `resolving` until sizes are known, then `fetching`, then `sealing`. `waiting_for`
-    says in words what a pull that does not move waits for.
+    `phase` is `resolving` until sizes are known, then `fetching`, then `verifying` if it must be
+    signed, then `sealing`. `waiting_for` says in words what a pull that does not move waits for.
     """
 
     event: ClassVar[str] = "progress"
