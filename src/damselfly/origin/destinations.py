@@ -19,7 +19,7 @@ from damselfly.origin.port import OriginLimits
 from damselfly.origin.web import Web
 
 _MAKERS = {
-    "s3": "damselfly.origin.bucket_push:BucketDestination",
+    "s3": "damselfly.origin.s3_push:S3Destination",
     "gs": "damselfly.origin.gs_push:GSDestination",
     "az": "damselfly.origin.az_push:AzDestination",
     "hf": "damselfly.origin.hub_push:HubDestination",
@@ -69,7 +69,7 @@ def destination_for(ref: Ref, web: Web, access: Access, limits: OriginLimits) ->
     """The destination for a ref that is not a local one; see `maker_for`."""
     maker = maker_for(ref)
     with _extra_needed(ref.scheme):
-        return maker(ref, web, access, limits)
+        return maker(ref, web, access, limits=limits)
 
 
 @contextmanager
