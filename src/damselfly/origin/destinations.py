@@ -69,7 +69,7 @@ def destination_for(ref: Ref, web: Web, access: Access, limits: OriginLimits) ->
     """The destination for a ref that is not a local one; see `maker_for`."""
     maker = maker_for(ref)
     with _extra_needed(ref.scheme):
-        return maker(ref, web, access, limits)
+        return maker(ref, web, access, limits=limits)
 
 
 @contextmanager
