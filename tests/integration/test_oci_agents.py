@@ -1,5 +1,6 @@
 """Agents as processes pull from a registry: what users type, and what the registry is asked."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.agents import Agent, Fleet, free_addresses
-from tests.fakes.registry import FakeRegistry
+from tests.fakes.registry import FakeRegistry, sha256
 from tests.integration.origin_servers import weights
 
 DAMSELFLY = (sys.executable, "-m", "damselfly")
@@ -99,3 +100,23 @@ def test_a_pull_that_is_denied_says_so_and_shows_no_secret(
     assert "org/model" in denied.stderr
     assert "SECRET" not in denied.stderr + denied.stdout
     assert registry.asked_for_tokens == []
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("damselfly.p2p.hashing") is None,
+    reason="pulls do not check whole files yet",
+)
+def test_a_layer_that_is_not_its_digest_is_named_and_nothing_of_it_is_kept(
+    registry: FakeRegistry, fleet: Fleet
+) -> None:
+    right, wrong = b"a" * 6_000_000, b"b" * 6_000_000
+    registry.add_model("org/model", "v1", {"a.bin": right, "b.json": b"{}"})
+    registry.blobs[sha256(right)] = wrong
+    (agent,) = started(fleet, 1)
+
+    refused = damselfly("pull", f"oci://{registry.host}/org/model:v1", agent=agent)
+
+    assert refused.returncode == 21, refused.stderr
+    for told in ("a.bin", sha256(right), sha256(wrong), registry.host):
+        assert told in refused.stderr
+    assert damselfly("ls", agent=agent).stdout.strip() == ""
