@@ -252,7 +252,8 @@ class LocalNode:
         verdict = next(iter(self._shop.store.verdicts(info.artifact)), None)
         return HeldArtifact(
             artifact=str(info.artifact),
-            refs=info.refs,
+            # Stores of 0.1 have kept queries.
+            refs=tuple(str(Ref.parse(text).named) for text in info.refs),
             bytes=info.bytes,
             bytes_held=info.bytes_held,
             files=info.file_count,

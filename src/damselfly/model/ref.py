@@ -180,6 +180,8 @@ class Ref:
             before, slash, last = self.path.rstrip("/").rpartition("/")
             match = re.match(r"[^:@]*", last)
             assert match is not None, "it matches nothing at all, too"
+            if self.netloc == "docker.io" and not before:
+                before = "/library"  # Where its own images lie; `origin/oci_names.py` says it so.
             return before + slash + match[0], last[match.end() :], "/"
         return "", "", self.path
 

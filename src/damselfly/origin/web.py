@@ -601,7 +601,7 @@ class HTTPStream:
     @property
     def is_html(self) -> bool:
         """Whether the server calls it a page."""
-        return self._body.is_html
+        return self.body.is_html
 
     async def readinto(self, view: memoryview) -> None:
         """Fill `view` with the next bytes; see `OriginStream`."""
