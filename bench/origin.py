@@ -15,6 +15,9 @@ latency before each answer, and `--fail MODE`:
 Any folder is a bucket of S3 too, asked by path (`?list-type=2`): so the same server, as fast, is
 behind `http://` and `s3://`. Signatures are taken as they come.
 
+With `--throttle N` every Nth request is answered with 429 and Retry-After: 1, and the statistics
+tell how long after an earlier 429 each request came that came before its rest was over.
+
 With `--token TOKEN` it answers only who shows that token (`Authorization: Bearer TOKEN`), else 401.
 
     python -m bench.origin DIR --listen 127.0.0.1:8080
@@ -44,6 +47,7 @@ FAILURES = ("429", "truncated", "changed", "denied")
 _SO_MAX_PACING_RATE = 47  # not in the socket module; asm-generic/socket.h
 _HEAD_BYTES_MAX = 32 * 1024
 _SEND_BYTES = 1 << 20
+_REST_S = 1
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 
@@ -57,6 +61,7 @@ class Options:
     fail: str | None = None
     fail_count: int = 3
     token: str | None = field(default=None, repr=False)
+    throttle: int = 0
 
 
 @dataclass
@@ -69,6 +74,12 @@ class Stats:
     bytes_by_path: Counter[str] = field(default_factory=Counter[str])
     requests_by_path: Counter[str] = field(default_factory=Counter[str])
     failures_left: int = 0
+    busy: int = 0
+    """Answers with 429 that `throttle` made."""
+    rests: list[float] = field(default_factory=list[float])
+    """When those left that may still count."""
+    early_s: list[float] = field(default_factory=list[float])
+    """Of every request that came during a rest: how long after the 429 that began it."""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def sent(self, path: str, count: int) -> None:
@@ -89,6 +100,19 @@ class Stats:
             self.failures_left -= 1
             return self.failures_left >= 0
 
+    def take_throttle(self, every: int) -> bool:
+        """Note how a request keeps to the rests; tell whether it is one that begins another."""
+        with self.lock:
+            now = time.monotonic()
+            self.rests = [sent_s for sent_s in self.rests if now < sent_s + _REST_S]
+            if self.rests:
+                self.early_s.append(round(now - self.rests[0], 4))
+            if self.requests % every:
+                return False
+            self.busy += 1
+            self.rests.append(now)
+            return True
+
     def to_json(self) -> bytes:
         """The counts as a JSON object."""
         with self.lock:
@@ -97,6 +121,8 @@ class Stats:
                     "bytes": self.bytes_sent,
                     "requests": self.requests,
                     "connections": self.connections,
+                    "busy": self.busy,
+                    "early_s": self.early_s,
                     "bytes_by_path": self.bytes_by_path,
                     "requests_by_path": self.requests_by_path,
                 }
@@ -161,6 +187,10 @@ class _Connection:
             self._send(request, HTTPStatus.OK, self._stats.to_json(), counted=False)
             return
         self._stats.asked(request.path)
+        throttle = self._options.throttle
+        if throttle and self._stats.take_throttle(throttle):
+            self._send(request, HTTPStatus.TOO_MANY_REQUESTS, b"later\n", f"Retry-After: {_REST_S}")
+            return
         if self._options.latency_s:
             time.sleep(self._options.latency_s)
         token = self._options.token
@@ -343,6 +373,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--fail", choices=FAILURES)
     parser.add_argument("--fail-count", type=int, default=3)
+    parser.add_argument("--throttle", type=int, default=0, metavar="N")
     parser.add_argument("--token", help="what one has to show to be answered")
     given = parser.parse_args()
     options = Options(
@@ -352,6 +383,7 @@ def main() -> None:
         fail=given.fail,
         fail_count=given.fail_count,
         token=given.token,
+        throttle=given.throttle,
     )
     host, _, port = given.listen.rpartition(":")
     listener = socket.create_server((host, int(port)), backlog=512)

@@ -46,6 +46,9 @@ class Ingest:
         self._sealing = sealing
         self._room = room
         self._syncer = syncer
+        held = sum(len(filling.now().digests) for filling in self._fillings.values())
+        self.has_others = files.catalog.totals()[2] > held
+        """Other files of the store have chunks that these may have too."""
         self._lock = threading.Lock()
         self._active = 1  # Calls at work, and one until `close`.
         self._is_closed = False

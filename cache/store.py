@@ -54,8 +54,8 @@ from damselfly.errors import ArtifactNotFoundError, IntegrityError, LeaseHeldErr
 from damselfly.model.bitmap import Bitmap
 from damselfly.model.digest import Digest
 from damselfly.model.hub import HubName
-from damselfly.model.manifest import Manifest
-from damselfly.model.plan import Plan
+from damselfly.model.manifest import Chunk, Manifest, ManifestFile
+from damselfly.model.plan import Plan, PlannedFile
 
 __all__ = ["Ingest", "Located", "Store"]
 
@@ -352,6 +352,16 @@ class Store:
         if found is None or (is_ours and not found[1]):
             return None
         return f"sha256:{found[0].hex()}"
+
+    def whole_like(self, file: PlannedFile) -> ManifestFile | None:
+        """A whole file of this store with a digest that was published of `file`, cut like it."""
+        for sha256 in file.digests:
+            raw = bytes.fromhex(sha256.removeprefix("sha256:"))
+            for row in self._catalog.whole_files(raw, file.bytes):
+                chunks = tuple(Chunk(c.digest, c.length) for c in self._catalog.chunks(row.id))
+                if tuple(chunk.length for chunk in chunks) == file.lengths:
+                    return ManifestFile(file.path, chunks)
+        return None
 
     # --- artifacts ---
 

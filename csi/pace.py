@@ -41,6 +41,8 @@ class Pace:
             parts = [f"{share} % of {_size(last.bytes_total)}"]
             if last.phase == "sealing":
                 parts.append("verifying the last of it")
+            elif last.phase == "verifying":
+                parts.append("verifying who signed it")
         if last.peers:
             parts.append(f"{last.peers} peer{'' if last.peers == 1 else 's'}")
         if last.waiting_for:

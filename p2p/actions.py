@@ -1,7 +1,7 @@
 """What the planner tells its shell to do, and how the shell says that something failed."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from damselfly.model.digest import Digest
 from damselfly.p2p.messages import AgentID, Report, Run
@@ -108,6 +108,8 @@ class Ask:
     index: int
     digest: Digest
     is_urgent: bool = False
+    is_hedge: bool = False
+    """Somebody else was asked for it already, and is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,19 @@ class CancelAsk:
     ask_id: int
     peer: AgentID
     index: int
+
+
+class OriginReason(StrEnum):
+    """Why the origin is asked for a chunk."""
+
+    CLAIM = "claim"
+    """The home granted it: nobody holds it, and nobody else is at it."""
+    LACKING = "lacking"
+    """The home granted it: nobody of those who say they hold it could give it to us."""
+    ALONE = "alone"
+    """There are no other agents in the swarm."""
+    ALWAYS = "always"
+    """We are told to read everything from the origin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,9 @@ class FetchOrigin:
 
     run_id: int
     run: Run
+    why: OriginReason = OriginReason.CLAIM
+    peers_tried: int = 0
+    """How many peers were asked before, where none of them had it."""
 
 
 @dataclass(frozen=True, slots=True)

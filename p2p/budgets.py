@@ -140,8 +140,7 @@ class Budgets:
         desk.waiting += 1
         try:
             async with desk.turns:
-                while (wait_s := await self._slot_in(host, desk)) > 0:
-                    await asyncio.sleep(min(wait_s, LOOK_S))
+                await self._its_moment(host, desk)
                 desk.member.slot_used()
         finally:
             desk.waiting -= 1
@@ -182,6 +181,13 @@ class Budgets:
             self.rested(host, left_s)
 
     # --- asking the home -------------------------------------------------------------------------
+
+    async def _its_moment(self, host: str, desk: _Desk) -> None:
+        while True:
+            wait_s = await self._slot_in(host, desk)
+            if wait_s <= 0:
+                return
+            await asyncio.sleep(min(wait_s, LOOK_S))
 
     async def _slot_in(self, host: str, desk: _Desk) -> float:
         """In how many seconds the next request may leave; asks the home when it has to."""

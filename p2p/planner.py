@@ -38,6 +38,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from damselfly.model.bitmap import indexes_of
 from damselfly.model.digest import Digest
@@ -55,6 +56,7 @@ from damselfly.p2p.actions import (
     GiveUpReason,
     OpenLive,
     OriginFailure,
+    OriginReason,
     ReportFailure,
     TellCorrupt,
     Unfollow,
@@ -133,6 +135,8 @@ class _OriginRun:
     is_answered: bool = False
     is_resting: bool = False
     """The origin makes us wait: it asked for rest, or its budget is used up."""
+    is_own: bool = False
+    """Nobody granted it, and the home is not told."""
 
     @property
     def run(self) -> Run:
@@ -145,7 +149,8 @@ class Planner:
 
     `digests` holds every index for a sealed manifest, and at first contact what an earlier run of
     ours found out. `have` is part of what has a digest; `wanted` may be any set, held or not.
-    `lengths` are the chunks' in bytes, where they differ.
+    `lengths` are the chunks' in bytes, where they differ. Who `is_eager` shall read everything from
+    the origin, whatever the home says (`--origin always`): the one exception from Rule 2.
     """
 
     def __init__(
@@ -160,6 +165,7 @@ class Planner:
         digests: Mapping[int, Digest],
         is_sealed: bool,
         can_claim: bool = True,
+        is_eager: bool = False,
         zone: str = "",
         lengths: Sequence[int] | None = None,
         limits: PlannerLimits | None = None,
@@ -182,6 +188,7 @@ class Planner:
         self.is_sealed = is_sealed
         """The swarm is named by an artifact, not by a plan at first contact."""
         self._can_claim = can_claim
+        self._is_eager = is_eager and can_claim
         self._zone = zone
         self._limits = limits or PlannerLimits()
         self._known = 0
@@ -429,7 +436,8 @@ class Planner:
             rest_s = limits.origin_rest_s * 2 ** min(self._origin_failures, 16)
             self._origin_failures += 1
             self._origin_rests_until_s = now + min(rest_s, limits.origin_rest_s_max)
-            self._reporter.claim_returned(run.run, HandBack.FAILED)
+            if not run.is_own:
+                self._reporter.claim_returned(run.run, HandBack.FAILED)
         else:
             self._is_denied = True
             self._reporter.claim_returned(run.run, HandBack.DENIED)
@@ -438,6 +446,17 @@ class Planner:
         self._is_dirty = True
 
     # --- facts: ourselves --------------------------------------------------------------
+
+    def chunk_copied(self, index: int, digest: Digest, now: float) -> bool:
+        """A chunk was found elsewhere on this node; False if it was here already."""
+        self._now = now
+        if self.have >> index & 1:
+            return False
+        self.digests[index] = digest
+        self._known |= 1 << index
+        self._hold(index)
+        self._reporter.chunk_got(index)
+        return True
 
     def chunk_lost(self, index: int, now: float) -> None:
         """A chunk was found bad on our disk."""
@@ -506,6 +525,7 @@ class Planner:
         if not self._actions and not self._has_left:
             if self._is_dirty:
                 self._is_dirty = False
+                self._help_oneself()
                 self._ask_peers()
             if self._reporter.is_due(self._now):
                 self._actions.append(
@@ -544,6 +564,14 @@ class Planner:
     def peer_count(self) -> int:
         """How many peers we follow."""
         return sum(peer.is_followed for peer in self._peers)
+
+    @property
+    def unoffered(self) -> int:
+        """How many wanted chunks we lack, and nobody we follow offers."""
+        lacking = self.wanted & ~self.have
+        for peer in self._peers:
+            lacking &= ~peer.offered
+        return lacking.bit_count()
 
     @property
     def asks(self) -> tuple[tuple[AgentID, int], ...]:
@@ -650,6 +678,7 @@ class Planner:
             open=tuple(
                 OpenClaim(run.run, run.received_bytes, run.is_resting)
                 for run in self._runs.values()
+                if not run.is_own
             ),
             room=self._room(),
             lacking=self._lacking(),
@@ -662,6 +691,7 @@ class Planner:
     def _room(self) -> int:
         if (
             not self._can_claim
+            or self._is_eager
             or self._is_denied
             or self._is_finished
             or self._now < self._origin_rests_until_s
@@ -847,7 +877,8 @@ class Planner:
         self._asks_of.setdefault(index, []).append(ask)
         self._asked |= 1 << index
         peer.asks += 1
-        self._actions.append(Ask(ask.ask_id, peer.agent, index, self.digests[index], is_urgent))
+        digest = self.digests[index]
+        self._actions.append(Ask(ask.ask_id, peer.agent, index, digest, is_urgent, is_hedge))
 
     def _end_ask(self, ask: _Ask) -> None:
         del self._asks[ask.ask_id]
@@ -900,8 +931,8 @@ class Planner:
             took_s *= self._mean_bytes / length
         self._chunk_s = took_s if self._chunk_s is None else (self._chunk_s + took_s) / 2
 
-    def _begin(self, run: Run) -> None:
-        """Work on a claim, or on what of it we still miss."""
+    def _begin(self, run: Run, *, is_own: bool = False) -> None:
+        """Work on a claim, or on what of it we still miss; `is_own`: nobody granted it."""
         bits = run.bits & self.wanted & ~self.have & ~self._fetching
         if not bits or self._is_finished or self._is_denied:
             self._reporter.claim_returned(run, HandBack.CANCELLED)
@@ -912,11 +943,34 @@ class Planner:
         taken = Run(start, count)
         if taken != run:
             self._reporter.hurry()  # What we left out of it is free again.
-        origin = _OriginRun(self._next_id, taken.bits, self._now)
+        origin = _OriginRun(self._next_id, taken.bits, self._now, is_own=is_own)
         self._next_id += 1
         self._runs[origin.run_id] = origin
         self._fetching |= taken.bits
-        self._actions.append(FetchOrigin(origin.run_id, taken))
+        why, tried = self._reason_for(taken, is_own=is_own)
+        self._actions.append(FetchOrigin(origin.run_id, taken, why, tried))
+
+    def _reason_for(self, run: Run, *, is_own: bool) -> tuple[OriginReason, int]:
+        """Why the origin is asked, and how many peers could not help."""
+        tried = sum(1 for peer in self._peers if peer.have & ~peer.offered & run.bits)
+        if is_own:
+            return OriginReason.ALWAYS, tried
+        if tried:
+            return OriginReason.LACKING, tried
+        return (OriginReason.CLAIM if self._listed else OriginReason.ALONE), 0
+
+    def _help_oneself(self) -> None:
+        """Who shall read everything from the origin waits for no grant."""
+        rests = self._now < self._origin_rests_until_s
+        if not self._is_eager or self._is_finished or self._is_denied or rests:
+            return
+        room = self._limits.origin_connections_max - len(self._runs)
+        missing = self.wanted & ~(self.have | self._asked | self._fetching)
+        ahead = missing >> self._start << self._start  # Others begin elsewhere.
+        for index in (*islice(indexes_of(ahead), room), *islice(indexes_of(missing), room)):
+            if room > 0 and not self._fetching >> index & 1:
+                room -= 1
+                self._begin(Run(index, 1), is_own=True)
 
     def _drop_run(self, bits: int) -> None:
         """Stop reading these chunks from the origin, and what else is in their runs."""
@@ -924,7 +978,8 @@ class Planner:
             del self._runs[run.run_id]
             self._fetching &= ~run.bits
             self._actions.append(CancelOrigin(run.run_id))
-            self._reporter.claim_returned(run.run, HandBack.CANCELLED)
+            if not run.is_own:
+                self._reporter.claim_returned(run.run, HandBack.CANCELLED)
 
     # --- time -------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ REF_MESSAGE_BYTES_MAX = 64 << 10
 AGE_S_MAX = 1e9
 """Thirty years: of a ref that never changes."""
 _REF = re.compile(r"[!-~]{1,4096}")
-_NEWS = re.compile(r"ask|resolving|planned|sealed|failed|refuted")
+_NEWS = re.compile(r"ask|recall|resolving|planned|sealed|failed|refuted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class RefNews(Enum):
     """What a member tells the home of a ref."""
 
     ASK = "ask"
+    RECALL = "recall"
+    """Whatever it last was is good enough: the origin is not asked."""
     RESOLVING = "resolving"
     PLANNED = "planned"
     SEALED = "sealed"
@@ -217,6 +219,8 @@ class RefHome:
         match report.news:
             case RefNews.ASK:
                 return self._asked(ref, report, now)
+            case RefNews.RECALL:
+                return self._outcome(ref.outcome or (None, None))
             case RefNews.RESOLVING:
                 if ref.resolver is None or self._is_silent(ref, now):
                     ref.resolver = (report.agent, report.boot)

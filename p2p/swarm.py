@@ -52,6 +52,7 @@ from damselfly.p2p.actions import (
     GiveUpReason,
     OpenLive,
     OriginFailure,
+    OriginReason,
     ReportFailure,
     SendReport,
     TellCorrupt,
@@ -61,6 +62,7 @@ from damselfly.p2p.agents import Agents
 from damselfly.p2p.feed import HaveFeed
 from damselfly.p2p.hashing import HashReply, HashReport
 from damselfly.p2p.homes import Homes
+from damselfly.p2p.journal import How, Journal
 from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
 from damselfly.p2p.planner import Planner, PlannerLimits
@@ -99,6 +101,11 @@ class Keeper(Protocol):
 
     def copy_local(self, index: int, digest: Digest) -> bool:
         """Take the chunk from elsewhere on this node, verified; False if it is not there."""
+        ...
+
+    @property
+    def has_others(self) -> bool:
+        """There are chunks elsewhere on this node: looking for one may be worth it."""
         ...
 
 
@@ -150,6 +157,10 @@ class Surroundings:
     """Hears of every chunk that came: from where, its bytes, the seconds it took."""
     corrupt: Callable[[Source], None]
     """Hears of every chunk that does not match its digest: where it came from."""
+    claimed: Callable[[], None] = lambda: None
+    """Hears of every run that is read from an origin."""
+    read: Callable[[OriginReason], None] = lambda why: None
+    """Hears of every chunk that came from an origin: why it was asked."""
     limits: SwarmLimits = field(default_factory=SwarmLimits)
     planner_limits: PlannerLimits = field(default_factory=PlannerLimits)
 
@@ -170,7 +181,11 @@ class Swarm:
         wanted: int,
         open_span: OpenSpan | None,
         is_sealed: bool,
+        is_eager: bool = False,
     ) -> None:
+        """Who `is_eager` reads everything from the origin (`--origin always`)."""
+        self.journal = Journal()
+        self.origin_name = "origin"
         self.swarm = swarm
         self.plan = plan
         self._name = Ref.parse(plan.ref).safe  # A query may hold a signature.
@@ -191,6 +206,7 @@ class Swarm:
             digests=digests,
             is_sealed=is_sealed,
             can_claim=open_span is not None,
+            is_eager=is_eager,
             zone=me.zone,
             lengths=plan.lengths,
             limits=around.planner_limits,
@@ -206,6 +222,7 @@ class Swarm:
         self._ended = asyncio.Event()
         self._failure: DamselflyError | None = None
         self._origin_error: DamselflyError | None = None
+        self.journal_from_s = now
         self._landed_s = now
         self._waits: dict[int, Waiting] = {}
         """What each run from the origin waits for."""
@@ -475,8 +492,8 @@ class Swarm:
         else:
             self._fail(
                 OriginUnavailableError(
-                    f"nobody in the swarm of {self._name} can read its origin, and chunks are "
-                    "missing that nobody holds"
+                    f"nobody in the swarm of {self._name} can read its origin, or may, and"
+                    f" {self.planner.unoffered} chunks are missing that nobody holds"
                 )
             )
 
@@ -520,17 +537,41 @@ class Swarm:
                     self._around.homes.live(self.swarm, me, count)
                 ) as lines:
                     async for line in lines:
+                        await self._copy(line)
                         self._heard(home, line)
             else:
                 path = f"/v1/swarms/{self.swarm}/live?agent={me}&chunks={count}"
                 async with self._around.talk.stream(home, "GET", path) as stream:
                     if stream.status == 200:
                         async for data in stream.lines():
-                            self._heard(home, LiveLine.parse(data, count))
+                            line = LiveLine.parse(data, count)
+                            await self._copy(line)
+                            self._heard(home, line)
         except (PeerUnavailableError, ProtocolError) as exc:
             logger.debug("live.lost", extra={"home": home, "error": str(exc)})
         self.planner.live_lost(home, self._now())
         self._wake()
+
+    async def _copy(self, line: LiveLine) -> None:
+        """At first contact: what another model here has too need not come from anybody."""
+        if not line.digests or not self._keeper.has_others:
+            return
+        planner = self.planner
+        missing = planner.wanted & ~planner.have & ~planner.fetching
+        sought = [(index, digest) for index, digest in line.digests.items() if missing >> index & 1]
+        if not sought:
+            return
+        began_s = self._now()
+        try:
+            copied = await asyncio.get_running_loop().run_in_executor(
+                self._around.workers, _copied, self._keeper, sought
+            )
+        except DamselflyError as exc:
+            self._fail(exc)  # Our own store failed.
+            return
+        for index, digest in copied:
+            if planner.chunk_copied(index, digest, self._now()):
+                self._kept(index, Source.STORE, began_s, "", "")
 
     def _heard(self, home: AgentID, line: LiveLine) -> None:
         self.planner.live_received(home, line, self._now())
@@ -583,7 +624,8 @@ class Swarm:
         else:
             if reply.status == 200 and reply.length == length:
                 if self.planner.chunk_arrived(action.ask_id, self._now()):
-                    self._kept(action.index, Source.PEER, began_s)
+                    why = "another peer was late" if action.is_hedge else ""
+                    self._kept(action.index, Source.PEER, began_s, action.peer, why)
             elif reply.status == 200:
                 self._failed(action, AskFailure.CORRUPT)
             elif reply.status == 503:
@@ -605,11 +647,13 @@ class Swarm:
 
     async def _fetch(self, action: FetchOrigin) -> None:
         run_id = action.run_id
+        why = _told(action, self.planner.home)
+        self._around.claimed()
         waits = self._waits[run_id] = Waiting(partial(self._rests, run_id))
         try:
             with heard(waits):
                 for file, indexes in _by_file(self.plan, action.run):
-                    await self._fetch_span(run_id, file, indexes)
+                    await self._fetch_span(action, why, file, indexes)
         except OriginDeniedError as exc:
             self._origin_failed(run_id, OriginFailure.DENIED, exc)
         except (OriginUnavailableError, ProtocolError) as exc:
@@ -627,7 +671,10 @@ class Swarm:
         is_resting = self._waits[run_id].reason is not None
         self.planner.origin_waits(run_id, self._now(), is_resting=is_resting)
 
-    async def _fetch_span(self, run_id: int, file: PlannedFile, indexes: range) -> None:
+    async def _fetch_span(
+        self, action: FetchOrigin, why: str, file: PlannedFile, indexes: range
+    ) -> None:
+        run_id = action.run_id
         assert self._open_span is not None, "a claim without an origin"
         spans = [self.plan.span(index) for index in indexes]
         start, stop = spans[0].start, spans[-1].start + spans[-1].length
@@ -655,7 +702,8 @@ class Swarm:
                         index, expected, view, Source.ORIGIN, f"the origin ({file.path})"
                     )
                 self._origin_error = None
-                self._kept(index, Source.ORIGIN, began_s)
+                self._around.read(action.why)
+                self._kept(index, Source.ORIGIN, began_s, self.origin_name, why)
                 self.planner.origin_chunk_arrived(run_id, index, digest, self._now())
                 self._wake()
 
@@ -678,12 +726,14 @@ class Swarm:
             self._around.corrupt(source)
             raise
 
-    def _kept(self, index: int, source: Source, began_s: float) -> None:
+    def _kept(self, index: int, source: Source, began_s: float, by: str, why: str) -> None:
         now = self._now()
         length = self.plan.lengths[index]
         self._landed_s = now
         self.bytes_by_source[source] += length
         self._around.landed(source, length, now - began_s)
+        how = How("copied" if source is Source.STORE else source.value, by, why)
+        self.journal.note(index, how, began_s - self.journal_from_s, now - began_s)
         self._feed.chunk_held(index)
 
     def _progress(self, tell: Callable[[int, float], None]) -> Callable[[int], None]:
@@ -701,6 +751,20 @@ class Swarm:
         return count
 
 
+def _told(action: FetchOrigin, home: AgentID) -> str:
+    """Why the origin is asked, in words."""
+    match action.why:
+        case OriginReason.ALWAYS:
+            return "the policy is always"
+        case OriginReason.ALONE:
+            return "no other agent is in the swarm"
+        case OriginReason.LACKING:
+            count = action.peers_tried
+            return f"{count} peer{'' if count == 1 else 's'} could not give it, granted by {home}"
+        case OriginReason.CLAIM:
+            return f"nobody had it, granted by {home}"
+
+
 def _keep(
     keeper: Keeper, index: int, expected: Digest | None, view: memoryview, source: str
 ) -> Digest:
@@ -709,6 +773,15 @@ def _keep(
         raise DigestMismatchError(str(expected), str(actual), source)
     keeper.write(index, actual, view)
     return actual
+
+
+def _copied(keeper: Keeper, sought: list[tuple[int, Digest]]) -> list[tuple[int, Digest]]:
+    copied: list[tuple[int, Digest]] = []
+    for index, digest in sought:
+        with contextlib.suppress(FileNotFoundError, DigestMismatchError):
+            if keeper.copy_local(index, digest):
+                copied.append((index, digest))
+    return copied
 
 
 def _by_file(plan: Plan, run: Run) -> list[tuple[PlannedFile, range]]:

@@ -30,6 +30,8 @@ EVICTION_REASONS = ("capacity", "free_space", "removed")
 STARTS = ("cold", "warm")
 OUTCOMES = ("completed", "failed", "cancelled")
 ORDER_OUTCOMES = (*OUTCOMES, "refused")
+ORIGIN_OUTCOMES = ("answered", "busy", "denied", "refused", "failed")
+ORIGIN_REASONS = ("claim", "lacking", "alone", "always")
 
 # A chunk of 4 MiB takes 3 ms at 10 Gbit/s and 3 s at 10 Mbit/s.
 CHUNK_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -103,6 +105,20 @@ class Metrics(MetricSet):
         self.served_bytes = self._counter("served_bytes", "Bytes that peers got from us.")
         self.integrity_failures = self._counter(
             "integrity_failures", "Chunks that did not match their digest.", source=SOURCES
+        )
+        self.origin_requests = self._counter(
+            "origin_requests",
+            "Requests to origins; busy: answered with 429, or with 503 and Retry-After.",
+            outcome=ORIGIN_OUTCOMES,
+        )
+        self.origin_claims = self._counter(
+            "origin_claims", "Runs of chunks that we were granted to read, or took."
+        )
+        self.origin_chunks = self._counter(
+            "origin_chunks",
+            "Chunks read from origins: under a claim, because no holder could give it (lacking),"
+            " without other agents, or because we are told to.",
+            why=ORIGIN_REASONS,
         )
         self.peers = self._gauge("peers", "Agents that we know.", state=PEER_STATES)
         self.certificate_end_seconds = self._gauge(

@@ -13,6 +13,7 @@ from damselfly.errors import (
     ManifestError,
     OriginDeniedError,
     OriginNotFoundError,
+    OriginUnavailableError,
     RemoteProtocolError,
     explain,
 )
@@ -116,3 +117,19 @@ async def test_listings_without_end_are_left(origin: HTTPOrigin) -> None:
             await asyncio.wait_for(origin.resolve(Ref.parse(f"{address}/m/")), 10)
 
     assert len(lines) < 100
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["a..b", f"{'a' * 64}.example", ".x", "x:99999", "[::1", "\u00df" * 70, "xn--\u00df", "a b"],
+)
+async def test_a_redirect_to_what_is_no_host_is_an_error_by_name(
+    origin: HTTPOrigin, host: str
+) -> None:
+    async def answer(_: Asked) -> bytes:
+        place = f"Location: http://{host}/x\r\nContent-".encode()
+        return reply("302 Found").replace(b"Content-", place, 1)
+
+    async with scripted(answer) as (address, _):
+        with pytest.raises((OriginUnavailableError, RemoteProtocolError)):
+            await asyncio.wait_for(origin.resolve(Ref.parse(f"{address}/m/f.bin")), 5)

@@ -326,11 +326,11 @@ class Hub:
     async def answer_large(self, request: web.Request) -> web.StreamResponse:
         seen = _seen("other", request)
         self.seen.append(seen)
-        response = await self._large(request)
+        response = await self._large(request, seen)
         seen.status = response.status
         return response
 
-    async def _large(self, request: web.Request) -> web.StreamResponse:
+    async def _large(self, request: web.Request, seen: Seen) -> web.StreamResponse:
         said = {key: values[0] for key, values in parse_qs(request.query_string).items()}
         generation = said.get("X-Amz-Generation", "")
         is_signed = said.get("X-Amz-Signature") == _signature(request.path, generation)
@@ -350,10 +350,11 @@ class Hub:
                 return web.Response(status=400)
             self.objects[sha256] = data
             return web.Response(headers={"ETag": f'"{sha256[:32]}"'})
-        return await self._send(request, self.objects[sha256])
+        return await self._send(request, seen, self.objects[sha256])
 
-    async def _send(self, request: web.Request, data: bytes) -> web.StreamResponse:
+    async def _send(self, request: web.Request, seen: Seen, data: bytes) -> web.StreamResponse:
         found = _ranged(request, data, {"ETag": '"of-another-kind-2"'})
+        seen.status = found.status  # Now: whoever has read it all may look before we come back.
         body = bytes(found.body) if isinstance(found.body, bytes) else b""
         headers = {key: value for key, value in found.headers.items() if key != "Content-Type"}
         response = web.StreamResponse(status=found.status, headers=headers)

@@ -37,6 +37,10 @@ class MemoryKeeper:
     def copy_local(self, index: int, digest: Digest) -> bool:
         return False
 
+    @property
+    def has_others(self) -> bool:
+        return False
+
     def locate(self, digest: Digest) -> "Held | None":
         for index, known in enumerate(self._digests):
             if known == digest and index in self._have:

@@ -20,6 +20,7 @@ from damselfly.client.answers import (
     Collected,
     Credentials,
     Diagnosis,
+    Explained,
     HeldArtifact,
     Opened,
     Progress,
@@ -276,6 +277,21 @@ class MemoryNode:
             assert pull.task is not None
             pull.task.cancel()
         return [Cancelled(ref=req.ref, artifact=pull.progress.artifact) for req, pull in found]
+
+    async def explain(self, target: str) -> Explained:
+        for request, pull in self._pulls.items():
+            if target in {request.ref, pull.progress.artifact}:
+                return Explained(
+                    ref=request.ref,
+                    artifact=pull.progress.artifact,
+                    phase=pull.progress.phase,
+                    policy=request.origin or "auto",
+                    began_ns=0,
+                    seconds=0.0,
+                    chunks=0,
+                    chunks_missing=0,
+                )
+        raise JobNotFoundError(f"no pull of {target} is remembered")
 
     # --- artifacts ----------------------------------------------------------------------------
 

@@ -56,6 +56,8 @@ class FakeRegistry:
     redirects_blobs: bool = False
     has_ranges: bool = True
     token_lives_s: int | None = 300
+    part_bytes_min: int | None = None
+    """What it wants parts of blobs to have at least."""
     hook: Hook | None = None
     """Asked before anything else; answers in the registry's place."""
 
@@ -268,6 +270,8 @@ class FakeRegistry:
             "Location": f"/v2/{repository}/blobs/uploads/{number}?{query}",
             "Range": f"0-{max(stop - 1, 0)}",
         }
+        if self.part_bytes_min is not None:
+            headers["OCI-Chunk-Min-Length"] = str(self.part_bytes_min)
         return web.Response(status=status, headers=headers)
 
     # --- whom it lets in -------------------------------------------------------------------------

@@ -32,6 +32,16 @@ def private_key(
     return path
 
 
+def write_public(path: Path, private: bytes) -> None:
+    """Write a private key that was made before, and its public key beside it."""
+    path.write_bytes(private)
+    public_of(path).write_bytes(
+        _loaded(path)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
 def public_of(path: Path) -> Path:
     """Where the public key of a private one lies."""
     return path.with_name(path.name + ".pub")

@@ -2,11 +2,19 @@
 
 import asyncio
 import os
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
+
+import pytest
 
 from damselfly.errors import DigestMismatchError
 from damselfly.model.digest import Digest
-from tests.integration.agent_fleet import ServedModel, fleet, sha256
+from damselfly.model.manifest import MANIFEST_NAME, Manifest
+from damselfly.model.ref import Ref
+from damselfly.p2p.hashing import Found, HashReport
+from damselfly.p2p.messages import AgentID, SwarmID
+from tests.integration.agent_fleet import PublishingOrigin, ServedModel, fleet, sha256
 
 MIB = 1 << 20
 
@@ -91,3 +99,99 @@ async def test_bytes_that_were_wrong_once_are_read_anew_when_the_origin_is_mende
 
         for one in again:
             assert (Path(one.path) / "a.bin").read_bytes() == good
+
+
+async def test_a_file_that_is_here_is_adopted_when_its_origin_shows_that_it_has_it(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 2) as agents:
+        await agents[0].pull(model.url)
+        before = dict(model.bytes_by_path)
+        model.files["b.bin"] = os.urandom(5 * MIB + 7)
+        model.publish()
+
+        again = await agents[0].pull(f"{model.url}?revision=2")
+
+        assert (Path(again.path) / "a.bin").read_bytes() == model.files["a.bin"]
+        assert (Path(again.path) / "b.bin").read_bytes() == model.files["b.bin"]
+        assert again.bytes_from_store >= len(model.files["a.bin"])
+        assert model.bytes_by_path["a.bin"] - before["a.bin"] < 100_000
+
+
+async def test_a_file_that_an_origin_only_names_is_not_adopted(tmp_path: Path) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 1) as (agent,):
+        await agent.pull(model.url)
+        private = model.files["a.bin"]
+        model.files["a.bin"] = os.urandom(len(private))  # And its digest is still published.
+
+        with pytest.raises(DigestMismatchError):
+            await agent.pull(f"{model.url}?evil")
+
+
+async def test_what_another_revision_has_is_copied_as_soon_as_its_digest_is_told(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    model.published = {}
+    async with fleet(model, tmp_path, 2) as agents:
+        await asyncio.gather(*(agent.pull(model.url) for agent in agents))
+        data = model.files["a.bin"]
+        model.files["a.bin"] = data[: 4 * MIB] + os.urandom(4 * MIB) + data[8 * MIB :]
+
+        before = model.bytes_sent
+        first, second = await asyncio.gather(
+            *(agent.pull(f"{model.url}?revision=2") for agent in agents)
+        )
+
+        size = sum(map(len, model.files.values()))
+        assert first.artifact == second.artifact
+        assert model.bytes_sent - before < size + 100_000
+        # Each read a part of it for both; only what is new came from the other.
+        assert first.bytes_from_peers + second.bytes_from_peers <= 4 * MIB
+        assert first.bytes_from_store + second.bytes_from_store >= size - 4 * MIB
+
+
+async def test_who_lies_about_a_mismatch_ends_nobodys_pull(tmp_path: Path) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 2) as agents:
+        origin = PublishingOrigin(model)
+        plan = (await origin.resolve(Ref.parse(model.url))).plan
+        await origin.close()
+        bounds = [0, *accumulate(plan.lengths)]
+        data = b"".join(model.files[file.path] for file in plan.files)
+        chunks = [Digest.of(data[start:stop]) for start, stop in pairwise(bounds)]
+        manifest = Manifest.seal(plan, chunks)
+        lies = tuple(
+            Found(number, file.id, sha256(b"a lie")) for number, file in enumerate(manifest.files)
+        )
+        liar = HashReport(AgentID("10.9.9.9:1"), "boot", len(plan.files), 0, found=lies)
+        for agent in agents:
+            agent.homes.hashed(SwarmID(str(plan.id)), plan.chunk_count, liar)
+
+        pulled = await asyncio.gather(*(agent.pull(model.url) for agent in agents))
+
+        assert {one.artifact for one in pulled} == {str(manifest.digest)}
+        for agent in agents:  # Nobody's word was enough.
+            ours = [agent.store.sha256_of(file.id, is_ours=True) for file in manifest.files]
+            assert all(ours)
+
+
+async def test_whole_file_digests_of_a_pushed_manifest_are_words_that_nobody_believes(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    model.published = {}
+    async with fleet(model, tmp_path, 1) as (agent,):
+        pulled = await agent.pull(model.url)
+        manifest = agent.store.manifest(Digest.parse(pulled.artifact))
+        assert manifest is not None
+        said = (sha256(b"what the pusher says"),)
+        files = tuple(replace(file, digests=said) for file in manifest.files)
+        model.files[MANIFEST_NAME] = Manifest(files).canonical()
+
+        again = await agent.pull(f"{model.url}?pushed")
+
+        assert again.artifact == str(Manifest(files).digest)
+        assert all(agent.store.sha256_of(file.id) is None for file in files)

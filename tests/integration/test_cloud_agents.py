@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.storage.blob import BlobServiceClient, PublicAccess
 
 from bench.agents import Fleet, same_tree
+from damselfly.errors import UsageError
 from damselfly.origin.az_account import EMULATOR_ACCOUNT
 from tests.integration.cloud_servers import (
     AZURITE_MAIN,
@@ -22,6 +24,7 @@ from tests.integration.cloud_servers import (
 )
 from tests.integration.origin_servers import weights
 from tests.integration.test_agent_processes import damselfly, started
+from tests.integration.test_origin_fsspec import ftp_server
 
 
 @pytest.fixture
@@ -63,8 +66,9 @@ def place(request: pytest.FixtureRequest, model: Path) -> Iterator[tuple[str, li
         pytest.skip("Azurite is not installed: npm install --prefix .azurite azurite@3.35.0")
     with (
         az_server() as endpoint,
-        BlobServiceClient.from_connection_string(connection_string(endpoint)) as client,
+        BlobServiceClient.from_connection_string(connection_string(endpoint)) as opened,
     ):
+        client: Any = opened
         container = client.create_container("models", public_access=PublicAccess.CONTAINER)
         for key, data in _files(model):
             container.upload_blob(key, data)
@@ -111,3 +115,17 @@ def test_what_the_command_line_pushes_an_agent_pulls_by_its_manifest(
     assert pull.returncode == 0, pull.stderr
     assert json.loads(pull.stdout)["artifact"] == json.loads(push.stdout)["artifact"]
     assert same_tree(tmp_path / "tree", model)
+
+
+def test_an_agent_pulls_through_fsspec_what_its_configuration_allows(
+    fleet: Fleet, model: Path, tmp_path: Path
+) -> None:
+    (agent,) = started(fleet, 1, "--origin-fsspec", "ftp")
+    with ftp_server(model) as ref:
+        pull = damselfly("pull", ref, "--json", "--to", str(tmp_path / "tree"), agent=agent)
+    refused = damselfly("pull", "sftp://127.0.0.1/m/", agent=agent)
+
+    assert pull.returncode == 0, pull.stderr
+    assert same_tree(tmp_path / "tree", model)
+    assert refused.returncode == UsageError.exit_code
+    assert "no origin speaks sftp://" in refused.stderr

@@ -1,5 +1,8 @@
 """Agents as processes that pull from a hub: each byte once, though what it signed expires."""
 
+# pyright: reportUnknownMemberType=false
+# Types of the hub's client name those of a library that has none.
+
 import json
 import os
 import subprocess
@@ -8,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from bench.agents import Agent, Fleet, free_addresses
+from damselfly.client.answers import Opened, VolumeRequest
 from tests.fakes.hub import Hub
 from tests.integration.origin_servers import weights
 
@@ -102,3 +107,33 @@ def test_a_gated_model_is_pulled_with_a_token_and_not_without(
     assert "accept its conditions" in said
     assert files_of(answer) == FILES
     assert all("authorization" not in each.headers for each in hub.asked("other"))
+
+
+def test_a_volume_is_at_the_commit_where_the_hubs_client_looks_for_it(
+    hub: Hub, agents: list[Agent]
+) -> None:
+    repository = hub.repository("org/data", {}, "datasets")
+    commit = repository.commit({f"sub/{path}": data for path, data in FILES.items()}, "v1")
+    request = VolumeRequest(ref="hf://datasets/org/data@v1/sub", lease="a-lease", layout="hf-cache")
+
+    for agent in agents:
+        agent.wait_until_ready()
+        opened = list(agent.client.open_volume(request))[-1]
+        assert isinstance(opened, Opened)
+        view = Path(opened.path) / "datasets--org--data"
+        snapshot = view / "snapshots" / commit / "sub"
+
+        assert {path: (snapshot / path).read_bytes() for path in FILES} == FILES
+        assert {path.name: path.read_text() for path in (view / "refs").iterdir()} == {
+            "main": commit,
+            "v1": commit,
+        }
+        found = HfApi(endpoint=hub.endpoint).hf_hub_download(
+            "org/data",
+            "sub/config.json",
+            repo_type="dataset",
+            revision="v1",
+            cache_dir=opened.path,
+            local_files_only=True,
+        )
+        assert Path(found).read_bytes() == FILES["config.json"]

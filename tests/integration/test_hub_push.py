@@ -236,6 +236,27 @@ async def test_a_file_that_changes_after_it_was_hashed_is_not_committed(
     assert repository.branches["main"] == before
 
 
+async def test_a_file_that_changes_while_later_ones_are_sent_is_not_committed(
+    hub: Hub, repository: Repository, tmp_path: Path
+) -> None:
+    large = {f"{name}.bin": name.encode() * (TOGETHER_BYTES_MAX + 1) for name in "ab"}
+    parcel = parcel_of(tmp_path, large)
+    before = repository.branches["main"]
+    hub.objects[hashlib.sha256(large["a.bin"]).hexdigest()] = large["a.bin"]
+    hub.held = threading.Event()
+
+    async with destination(hub) as place:
+        standing = await place.standing(parcel)
+        push = asyncio.ensure_future(place.push(parcel, standing, lambda _, __: None))
+        await asyncio.to_thread(hub.is_held.wait)
+        (tmp_path / "a.bin").write_bytes(b"another")
+        hub.held.set()
+        with pytest.raises(OriginChangedError, match=r"a\.bin"):
+            await push
+
+    assert repository.branches["main"] == before
+
+
 async def test_a_branch_of_a_dataset_has_a_directory_of_its_own(hub: Hub, tmp_path: Path) -> None:
     repository = hub.repository("org/data", {"x": b"x"}, "datasets")
     repository.writers.add(TOKEN)

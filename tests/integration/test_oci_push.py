@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from damselfly.agent.settings import SETTINGS
 from damselfly.errors import (
     OriginBusyError,
     OriginChangedError,
@@ -27,7 +28,7 @@ from damselfly.origin import oci_session
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.destination import Parcel
 from damselfly.origin.oci import OCIOrigin
-from damselfly.origin.oci_push import OCIDestination
+from damselfly.origin.oci_push import INSECURE_VARIABLE, OCIDestination
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.tree import plan_file, walk
 from damselfly.origin.web import Web
@@ -269,6 +270,18 @@ async def test_a_large_file_goes_in_parts_and_resumes_where_a_part_broke(
     assert len(registry.lines("PATCH")) == 2 + 1 + 3 + 2
 
 
+async def test_a_registry_may_want_larger_parts(
+    registry: FakeRegistry, web_: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci_session, "PART_BYTES", 1 << 20)
+    registry.part_bytes_min = 3 << 20
+    (tmp_path / "a.bin").write_bytes(bytes(5 << 20))
+
+    await pushed(registry, web_, parcel_of(tmp_path))
+
+    assert len(registry.lines("PATCH")) == 2 + 2
+
+
 async def test_a_session_that_the_registry_forgot_is_begun_anew(
     registry: FakeRegistry, web_: Web, folder: Path
 ) -> None:
@@ -363,16 +376,16 @@ async def test_a_registry_that_fails_now_and_then_gets_everything(
 async def test_patience_with_a_registry_ends(
     registry: FakeRegistry, web_: Web, folder: Path
 ) -> None:
-    async def down(request: web.Request) -> web.StreamResponse:
-        del request
-        return web.Response(status=500)
+    async def broken(request: web.Request) -> web.StreamResponse | None:
+        """Takes no part of anything."""
+        return web.Response(status=500) if request.method == "PATCH" else None
 
     async def restless(request: web.Request) -> web.StreamResponse:
         del request
         return web.Response(status=503, headers={"Retry-After": "100000"})
 
     parcel, waits = parcel_of(folder), Waits()
-    registry.hook = down
+    registry.hook = broken
     with pytest.raises(OriginUnavailableError):
         await pushed(registry, web_, parcel, waits=waits)
     assert len(waits.seconds) >= 8
@@ -452,7 +465,7 @@ async def test_a_registry_that_goes_on_elsewhere_is_followed_without_credentials
     assert ("org/model", "v1") in registry.manifests
 
 
-@pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@x/y", "http://[/", ""])
+@pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@x/y", "http://[/", "//x:99999/", ""])
 async def test_a_session_at_no_address_is_an_error(
     registry: FakeRegistry, web_: Web, folder: Path, location: str
 ) -> None:
@@ -465,6 +478,26 @@ async def test_a_session_at_no_address_is_an_error(
 
     with pytest.raises(RemoteProtocolError):
         await pushed(registry, web_, parcel_of(folder))
+
+
+async def test_a_push_asks_in_plain_http_where_the_variable_of_the_agent_says_so(
+    web_: Web, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = Ref.parse("oci://registry.test:5000/org/m")
+    monkeypatch.setenv(INSECURE_VARIABLE, "other.test, registry.test:5000")
+    listed = OCIDestination(ref, web_, ANONYMOUS, OriginLimits(), sleep=Waits())
+    monkeypatch.delenv(INSECURE_VARIABLE)
+    unlisted = OCIDestination(ref, web_, ANONYMOUS, OriginLimits(), sleep=Waits())
+    told: list[str] = []
+
+    for target in (listed, unlisted):
+        with pytest.raises(OriginUnavailableError) as caught:
+            await target.standing(parcel_of(folder))
+        told.append(str(caught.value))
+
+    assert SETTINGS["origin.insecure"].variable == INSECURE_VARIABLE
+    assert " http://registry.test:5000/" in told[0]
+    assert " https://registry.test:5000/" in told[1]
 
 
 async def test_a_push_goes_to_a_tag_and_not_to_a_digest(web_: Web) -> None:

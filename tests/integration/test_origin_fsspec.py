@@ -111,7 +111,7 @@ def shelf() -> Generator[type[_Shelf]]:
 
 
 @contextlib.contextmanager
-def _ftp_server(directory: Path) -> Generator[str]:
+def ftp_server(directory: Path) -> Generator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "-i", "127.0.0.1"]
@@ -154,9 +154,9 @@ async def _read(origin: Origin, plan: Plan) -> dict[str, bytes]:
     return pulled
 
 
-async def test_a_real_ftp_server_is_read_to_the_last_byte(tmp_path: Path) -> None:
+async def test_a_realftp_server_is_read_to_the_last_byte(tmp_path: Path) -> None:
     files = write_model(tmp_path)
-    with _ftp_server(tmp_path) as place:
+    with ftp_server(tmp_path) as place:
         ref = Ref.parse(place)
         async with _origin(ref) as origin:
             resolved = await origin.resolve(ref, OWN)
@@ -172,9 +172,9 @@ async def test_a_real_ftp_server_is_read_to_the_last_byte(tmp_path: Path) -> Non
     await local.close()
 
 
-async def test_an_ftp_server_that_is_gone_or_says_no(tmp_path: Path) -> None:
+async def test_anftp_server_that_is_gone_or_says_no(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    with _ftp_server(tmp_path) as place:
+    with ftp_server(tmp_path) as place:
         ref = Ref.parse(place)
         async with _origin(ref) as origin:
             with pytest.raises(OriginNotFoundError):
@@ -206,7 +206,7 @@ async def test_a_pushed_manifest_a_single_file_and_a_directory_without_its_slash
 async def test_names_that_look_like_urls_are_names(tmp_path: Path) -> None:
     (tmp_path / "a#b?c").mkdir()
     (tmp_path / "a#b?c" / "50%.txt").write_bytes(b"data")
-    with _ftp_server(tmp_path) as place:
+    with ftp_server(tmp_path) as place:
         ref = Ref.parse(f"{place}a%23b%3Fc/")
         async with _origin(ref) as origin:
             plan = (await origin.resolve(ref, OWN)).plan

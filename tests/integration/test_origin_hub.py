@@ -1,5 +1,6 @@
 """`hf://` against a hub of the tests: what is found, read, remembered, refused."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
@@ -356,6 +357,35 @@ async def test_a_stalled_body_is_unavailability(hub: Hub) -> None:
             await read(origin, plan, "model.safetensors")
 
         assert await read(origin, plan, "model.safetensors") == SHARD
+
+
+async def test_a_mirror_that_knows_no_head_is_read_through_its_redirects(
+    hub: Hub, origin: HubOrigin
+) -> None:
+    hub.repository("org/name", FILES)
+
+    def tampered(path: str, response: web.Response) -> web.Response | None:
+        is_head = "/resolve/" in path and hub.seen[-1].method == "HEAD"
+        return web.Response(status=405) if is_head else response
+
+    hub.tampered = tampered
+    plan = (await origin.resolve(Ref.parse("hf://org/name"), Access.of(TOKEN))).plan
+
+    assert await read(origin, plan, "model.safetensors", Access.of(TOKEN)) == SHARD
+    assert all("authorization" not in each.headers for each in hub.asked("other"))
+
+
+async def test_spans_that_begin_at_once_ask_for_one_address(hub: Hub, origin: HubOrigin) -> None:
+    hub.repository("org/name", FILES)
+    plan = (await origin.resolve(Ref.parse("hf://org/name"))).plan
+    hub.expire()
+    await spans(origin, plan, 1)
+    hub.seen.clear()
+
+    await asyncio.gather(*(spans(origin, plan, 1, Access.of(TOKEN)) for _ in range(8)))
+
+    assert len(hub.asked("hub")) == 1
+    assert len(hub.asked("other")) == 8
 
 
 # --- who asks -----------------------------------------------------------------------------------

@@ -1,9 +1,16 @@
 """Opening volumes over a real store, amid what may go wrong between any two of its steps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -30,12 +37,13 @@ from damselfly.errors import (
     UsageError,
 )
 from damselfly.model.digest import Digest
-from damselfly.model.plan import PlannedFile
+from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
-from damselfly.origin.access import Access
+from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.registry import Origins
 from tests.conformance.store import HandClock, model, pull
 from tests.fakes.peers import until
+from tests.integration.pull_workshop import SampleStream
 
 REF = "https://host/acme/tiny/"
 SAMPLE = model(ref=REF)
@@ -54,6 +62,8 @@ class FakeWeb:
         self.is_planned_only = False
         self.resolved = 0
         self.proved = 0
+        self.plan = SAMPLE.plan
+        self.proved_at: list[Ref] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -61,12 +71,20 @@ class FakeWeb:
         self.resolved += 1
         await self.may_answer.wait()
         self._look(access, "resolving")
-        return Target(SAMPLE.plan, None if self.is_planned_only else SAMPLE.manifest)
+        return Target(self.plan, None if self.is_planned_only else SAMPLE.manifest)
 
     async def prove(self, ref: Ref, file: PlannedFile, access: Access) -> None:
         self.proved += 1
+        self.proved_at.append(ref)
         assert file.path == "weights/a.safetensors"
         self._look(access, "proving")
+
+    @asynccontextmanager
+    async def open(
+        self, ref: Ref, file: PlannedFile, start: int, stop: int, access: Access
+    ) -> AsyncGenerator[SampleStream]:
+        self._look(access, "showing")
+        yield SampleStream(SAMPLE.content(file.path)[start:stop])
 
     def _look(self, access: Access, doing: str) -> None:
         if self.is_down:
@@ -81,13 +99,15 @@ class FakeWeb:
 class FakePull:
     """A pull that brings the sample, unless it is told to fail or to wait."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, target: Target) -> None:
         self.wish = wish
+        self.target = target
         self.ended = asyncio.Event()
         self.failure: DamselflyError | None = None
         self.shown: Shown | None = None
         self.artifact: Digest | None = None
         self.watcher_count = 0
+        self.plan = SAMPLE.plan
 
     @contextmanager
     def watched(self) -> Generator[None]:
@@ -127,7 +147,7 @@ class Bench:
         self.volumes = Volumes(VolumeSettings(proof_ttl_s=1000.0), shop, self._begin, tasks, limits)
 
     def _begin(self, wish: Wish, target: Target) -> Pull:
-        one = FakePull(wish)
+        one = FakePull(wish, target)
         self.pulls.append(one)
         self._tasks.create_task(self._run(one))
         return cast("Pull", one)
@@ -200,6 +220,41 @@ async def test_what_nobody_has_is_pulled_leased_and_shown(bench: Bench) -> None:
     assert Path(volume.path, "config.json").read_bytes() == SAMPLE.content("config.json")
     assert bench.leases() == ["v1"]
     assert (len(bench.pulls), bench.web.resolved, bench.web.proved) == (1, 1, 1)
+
+
+async def test_what_is_pulled_is_what_was_proved_with_the_same_credentials(bench: Bench) -> None:
+    bench.web.tokens = {"s3cret"}
+
+    await bench.open(REQUEST.but(credentials=Credentials(token="s3cret")))
+
+    (one,) = bench.pulls
+    assert one.target == Target(SAMPLE.plan, SAMPLE.manifest, place=Ref.parse(REF))
+    assert bench.web.proved_at == [one.target.place]
+    assert one.wish.access == Access(token="s3cret")
+    assert bench.web.resolved == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["https://evil.example/tiny/", "https://host/acme/", "http://host/acme/tiny/", "file:///etc/"],
+)
+async def test_a_plan_that_leads_elsewhere_is_proved_and_read_at_the_ref_itself(
+    bench: Bench, place: str
+) -> None:
+    bench.web.plan = Plan(place, SAMPLE.plan.files)
+
+    await bench.open()
+
+    assert bench.web.proved_at == [Ref.parse(REF)]
+    assert [one.target.place for one in bench.pulls] == [Ref.parse(REF)]
+
+
+async def test_a_pod_without_credentials_is_nobody_and_not_the_agent(bench: Bench) -> None:
+    await bench.open()
+    await bench.open(REQUEST.but(lease="v2", credentials=Credentials()))
+
+    assert {one.wish.access for one in bench.pulls} == {ANONYMOUS}
+    assert not ANONYMOUS.is_own
 
 
 async def test_what_is_fresh_is_shown_without_a_word(bench: Bench) -> None:

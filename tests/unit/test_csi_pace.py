@@ -1,5 +1,7 @@
 """How far a pull is, in the words of a pod's events."""
 
+import pytest
+
 from damselfly.client.answers import Progress
 from damselfly.csi.pace import Pace
 
@@ -56,11 +58,14 @@ def test_long_ones_are_told_in_minutes_and_hours() -> None:
     assert "about 4 h left" in slower.text(10.0)
 
 
-def test_the_last_step_is_named() -> None:
-    assert (
-        paced((0.0, fetching(15 * GIB, phase="sealing"))).text(0.0)
-        == "100 % of 15.0 GiB, verifying the last of it"
-    )
+@pytest.mark.parametrize(
+    ("phase", "told"),
+    [("sealing", "verifying the last of it"), ("verifying", "verifying who signed it")],
+)
+def test_the_last_steps_are_named(phase: str, told: str) -> None:
+    text = paced((0.0, fetching(15 * GIB, phase=phase))).text(0.0)
+
+    assert text == f"100 % of 15.0 GiB, {told}"
 
 
 def test_small_sizes_have_small_units() -> None:

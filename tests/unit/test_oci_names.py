@@ -12,6 +12,7 @@ from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.challenge import Challenge, parse_challenges
 from damselfly.origin.docker_config import config_path, registry_access
 from damselfly.origin.oci_artifact import media_type_of
+from damselfly.origin.oci_client import is_of
 from damselfly.origin.oci_name import OCIName
 from damselfly.origin.patience import TRIES_MAX, Patience
 
@@ -65,9 +66,10 @@ def test_a_ref_that_names_none_is_refused(text: str) -> None:
 def test_a_pinned_name_is_a_ref_of_the_same_registry_as_it_was_typed() -> None:
     pinned = name("oci://docker.io/model:v1").at(DIGEST).pinned
 
-    assert pinned == f"oci://docker.io/library/model@{DIGEST}"
+    assert pinned == f"oci://docker.io/model@{DIGEST}"
     assert str(Ref.parse(pinned)) == pinned
     assert name(pinned) == name("oci://docker.io/model").at(DIGEST)
+    assert name(pinned).repository == "library/model"
     assert Ref.parse("oci://docker.io/model:v1").is_trusted_with(Ref.parse(pinned))
 
 
@@ -90,6 +92,22 @@ def test_only_loopback_and_what_is_listed_is_asked_in_plain_http(
     registry: str, address: str
 ) -> None:
     assert name(f"oci://{registry}/org/model").address({"listed.test:5000"}) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "is_there"),
+    [
+        ("https://h/v2/", True),
+        ("https://h:443/v2/", True),
+        ("https://H/v2/", True),
+        ("http://h/v2/", False),
+        ("https://h:444/v2/", False),
+        ("https://h.evil.test/v2/", False),
+        ("https://evil.test/https://h/", False),
+    ],
+)
+def test_a_token_is_for_the_very_host_of_its_registry(url: str, is_there: bool) -> None:
+    assert is_of(url, "https://h") is is_there
 
 
 @pytest.mark.parametrize(

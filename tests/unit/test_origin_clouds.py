@@ -129,12 +129,14 @@ def test_google_is_where_the_emulators_variable_says() -> None:
 # --- listings -----------------------------------------------------------------------------------
 
 
-def test_a_directory_of_an_account_that_has_them_is_no_file() -> None:
+@pytest.mark.parametrize("mark", ["", "<Metadata><hdi_isfolder>true</hdi_isfolder></Metadata>"])
+def test_a_directory_of_an_account_that_has_them_is_no_file(mark: str) -> None:
+    kind = "" if mark else "<ResourceType>directory</ResourceType>"
     page = az.parse_page(
         b"\xef\xbb\xbf<?xml version='1.0'?><EnumerationResults><Blobs><Blob><Name> a</Name>"
-        b"<Properties>"
-        b"<Content-Length>0</Content-Length><Etag>0x1</Etag><ResourceType>directory</ResourceType>"
-        b"</Properties></Blob></Blobs><NextMarker>m&amp;m</NextMarker></EnumerationResults>",
+        b"<Properties><Content-Length>0</Content-Length><Etag>0x1</Etag>"
+        + f"{kind}</Properties>{mark}</Blob>".encode()
+        + b"</Blobs><NextMarker>m&amp;m</NextMarker></EnumerationResults>",
         "az://c/",
     )
 

@@ -196,3 +196,30 @@ def test_replies_survive_the_wire() -> None:
 def test_nonsense_is_refused(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         RefReport.parse(data)
+
+
+def test_how_old_an_outcome_may_be_is_for_who_asks_to_say() -> None:
+    home = RefHome(RefLimits(fresh_s=60.0))
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 0.0)
+
+    def asked(age_s_max: float | None, now: float) -> RefReply:
+        agent = AgentID("b:1")
+        reply = home.reported(
+            RefReport(RefNews.ASK, "ref", agent, "boot-b", age_s_max=age_s_max), now
+        )
+        home.reported(RefReport(RefNews.FAILED, "ref", agent, "boot-b"), now)
+        return reply
+
+    assert asked(None, 59.0).plan == PLAN
+    assert asked(None, 61.0).must_resolve
+    assert asked(10.0, 11.0).must_resolve
+    assert asked(1e9, 1e6).plan == PLAN
+
+
+@pytest.mark.parametrize("age", ["-1", "1e10", "NaN", '"1"', "true"])
+def test_an_age_that_cannot_be_is_refused(age: str) -> None:
+    data = f'{{"news":"ask","ref":"r","agent":"a:1","boot":"b","age_s_max":{age}}}'
+
+    with pytest.raises(RemoteProtocolError):
+        RefReport.parse(data.encode())

@@ -9,6 +9,7 @@ pull is a window on it: closing the window stops nothing, and the same request o
     POST /v1/warm/cancel {ref, ...}        -> Warmed
     POST /v1/volumes VolumeRequest         -> a line per Progress, then Opened
     POST /v1/capacity CapacityRequest      -> Capacity
+    POST /v1/explain {target}              -> Explained
     POST /v1/cancel {target}               -> {"cancelled": [Cancelled]}
     GET  /v1/artifacts                     -> {"artifacts": [HeldArtifact]}
     GET  /v1/status                        -> Status
@@ -45,6 +46,7 @@ from damselfly.client.answers import (
     CapacityRequest,
     Collected,
     Diagnosis,
+    Explained,
     HeldArtifact,
     Opened,
     Progress,
@@ -128,6 +130,14 @@ class Node(Protocol):
 
         Raises:
             JobNotFoundError: None of that name runs.
+        """
+        ...
+
+    async def explain(self, target: str) -> Explained:
+        """Where the chunks of the latest pull of `target` came from, and why.
+
+        Raises:
+            JobNotFoundError: None of that name is remembered.
         """
         ...
 
@@ -294,6 +304,7 @@ class APIServer:
             web.post("/v1/capacity", self._capacity),
             web.get("/v1/pulls", _listing("pulls", node.pulls)),
             web.post("/v1/cancel", self._cancel),
+            web.post("/v1/explain", self._explain),
             web.get("/v1/artifacts", _listing("artifacts", node.artifacts)),
             web.get("/v1/status", _answer(node.status)),
             web.post("/v1/verify", self._verify),
@@ -330,6 +341,10 @@ class APIServer:
         question = await _read(request, CancelRequest)
         cancelled = await self._node.cancel(question.target)
         return web.json_response({"cancelled": [item.to_json() for item in cancelled]})
+
+    async def _explain(self, request: web.Request) -> web.StreamResponse:
+        question = await _read(request, CancelRequest)
+        return web.json_response((await self._node.explain(question.target)).to_json())
 
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         question = await _read(request, VerifyRequest)

@@ -240,6 +240,7 @@ class _Agent:
         self._rights = Rights(self._credentials, self._work)
         self._kubernetes = _kubernetes(config)
         self._gate = Gate()
+        self._gate.counted = self._origin_asked
         origin = config.origin
         self._origins = Origins(
             OriginLimits(connections_per_host_max=origin.connections, unsteady_s=UNSTEADY_S),
@@ -303,6 +304,8 @@ class _Agent:
             clock=self._clock,
             landed=self._landed,
             corrupt=self._corrupt,
+            claimed=self._metrics.origin_claims.inc,
+            read=lambda why: self._metrics.origin_chunks.labels(why=why.value).inc(),
             planner_limits=replace(
                 defaults,
                 asks_max=fetch or defaults.asks_max,
@@ -335,6 +338,7 @@ class _Agent:
             readers=self._readers,
             rights=self._rights,
             signatures=Signatures(self._rules),
+            policy=config.origin.policy,
         )
         accusations = Accusations(store, swarms, self._corrupt)
         node = LocalNode(
@@ -486,6 +490,9 @@ class _Agent:
     def _landed(self, source: Source, length: int, seconds: float) -> None:
         self._counters.landed(source, length)
         self._metrics.chunk_fetched(source.value, length, seconds)
+
+    def _origin_asked(self, outcome: str) -> None:
+        self._metrics.origin_requests.labels(outcome=outcome).inc()
 
     def _order_ended(self, outcome: str) -> None:
         self._metrics.warm_orders.labels(outcome=outcome).inc()

@@ -13,6 +13,7 @@ from pathlib import Path
 from damselfly import __version__
 from damselfly.agent.config import AgentConfig
 from damselfly.agent.credentials import CredentialsFile
+from damselfly.agent.explaining import Remembered, explained
 from damselfly.agent.keeping import kept
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.pull import Pull, Workshop, is_held, signature_of
@@ -30,6 +31,7 @@ from damselfly.client.answers import (
     Check,
     Collected,
     Diagnosis,
+    Explained,
     HeldArtifact,
     Opened,
     PeerStatus,
@@ -65,6 +67,7 @@ from damselfly.p2p.swarm import Source
 from damselfly.p2p.transport import Certificates
 
 PULLS_MAX = 256
+POLICIES = ("auto", "never", "always")
 HOLD_ATTEMPTS = 3
 """How often what is evicted before it could be leased is pulled again."""
 CERTIFICATE_HOURS_MIN = 2.0
@@ -117,6 +120,7 @@ class LocalNode:
         self._counters = counters
         self._tasks = tasks
         self._pulls: dict[_Task, Pull] = {}
+        self._remembered = Remembered()
         self._verifier = Verifier(workshop, self.pull)
         volume_limits = VolumeLimits(fresh_s=config.origin.fresh_s)
         self._volumes = Volumes(config.volumes, workshop, self._begun, tasks, volume_limits)
@@ -166,9 +170,14 @@ class LocalNode:
         if len(self._pulls) >= PULLS_MAX:
             raise UnavailableError(f"{PULLS_MAX} pulls run already")
         request = PullRequest(
-            ref=str(wish.ref), include=wish.include, exclude=wish.exclude, age_s_max=age_s_max
+            ref=str(wish.ref),
+            include=wish.include,
+            exclude=wish.exclude,
+            age_s_max=age_s_max,
+            origin=wish.policy,
         )
         pull = self._pulls[task] = Pull(request, wish.ref, self._shop, wish.access, target)
+        self._remembered.add(pull)
         pull.task = self._tasks.create_task(pull.run())
 
         def forget(_: asyncio.Task[None]) -> None:
@@ -211,6 +220,13 @@ class LocalNode:
             for job in found
         ]
 
+    async def explain(self, target: str) -> Explained:
+        """Where the chunks of the latest pull of `target` came from."""
+        for pull in self._remembered.latest():
+            if _is_meant(pull, target):
+                return explained(pull)
+        raise JobNotFoundError(f"no pull of {target[:200]} is remembered")
+
     def is_pulling(self, request: PullRequest) -> bool:
         """Whether such a pull runs."""
         return _task_of(request) in self._pulls
@@ -252,7 +268,8 @@ class LocalNode:
         verdict = next(iter(self._shop.store.verdicts(info.artifact)), None)
         return HeldArtifact(
             artifact=str(info.artifact),
-            refs=info.refs,
+            # Stores of 0.1 have kept queries.
+            refs=tuple(str(Ref.parse(text).named) for text in info.refs),
             bytes=info.bytes,
             bytes_held=info.bytes_held,
             files=info.file_count,
@@ -487,7 +504,10 @@ def _wish_of(request: PullRequest) -> Wish:
     )
     include = tuple(sorted(set(request.include)))
     exclude = tuple(sorted(set(request.exclude)))
-    return Wish(Ref.parse(request.ref), include, exclude, access)
+    if request.origin is not None and request.origin not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise UsageError(f"no policy is called {request.origin[:40]!a}: there are {known}")
+    return Wish(Ref.parse(request.ref), include, exclude, access, request.origin)
 
 
 def _task_of(request: PullRequest) -> _Task:

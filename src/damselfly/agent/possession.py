@@ -42,7 +42,12 @@ from damselfly.agent import proof
 from damselfly.agent.holdings import Shown
 from damselfly.cache.store import Store
 from damselfly.clock import Clock
-from damselfly.errors import ArtifactNotFoundError, OriginDeniedError, OriginUnavailableError
+from damselfly.errors import (
+    ArtifactNotFoundError,
+    DamselflyError,
+    OriginDeniedError,
+    OriginUnavailableError,
+)
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import ManifestFile
 from damselfly.model.plan import Plan, PlannedFile
@@ -112,6 +117,8 @@ class Possession:
     ) -> None:
         """Make sure that the origin of `ref` has these files, which are here; `plan` is theirs.
 
+        Returns without having proved it where the files are gone: `is_known` tells.
+
         Raises:
             OriginDeniedError: it has other bytes: nobody may see these through it.
             OriginUnavailableError, OriginChangedError, OriginNotFoundError: it does not say.
@@ -124,7 +131,7 @@ class Possession:
             raise OriginDeniedError(told)
         manifest = self._store.manifest(shown.artifact)
         if manifest is None:
-            raise ArtifactNotFoundError(f"{shown.artifact} has just gone from the store")
+            return  # An eviction took it: there is nothing to show, and nothing is noted.
         planned = {file.path: file for file in plan.files}
         numbers = range(len(manifest.files)) if shown.files is None else sorted(shown.files)
         files = [
@@ -136,6 +143,8 @@ class Possession:
             wrong = await together(
                 (partial(self._compare, place, *each, given, work) for each in files), TOGETHER_MAX
             )
+        except ArtifactNotFoundError:
+            return  # As above.
         except OriginUnavailableError as exc:
             raise OriginUnavailableError(f"having {ref.safe} show what it names") from exc
         found = next((path for path in wrong if path is not None), None)
@@ -148,6 +157,18 @@ class Possession:
             raise OriginDeniedError(told)
         await work(partial(note, self._store, ref, shown, self._clock.wall_ns()))
         logger.info("origin.possesses", extra={"ref": ref.safe, "artifact": str(shown.artifact)})
+
+    async def has(
+        self, plan: Plan, number: int, file: ManifestFile, access: Access, *, work: Work
+    ) -> bool:
+        """Whether the origin of a plan shows that its file `number` is this one, which is here."""
+        place = Ref.parse(plan.ref)
+        try:
+            wrong = await self._compare(place, file, plan.files[number], access, work)
+        except DamselflyError as exc:  # Then it is read like any other; that says what is wrong.
+            logger.info("file.unproved", extra={"path": file.path, "error": exc})
+            return False
+        return wrong is None
 
     async def _compare(
         self,
@@ -167,7 +188,9 @@ class Possession:
             there = bytearray(stop - start)
             async with origin.open(place, planned, inside + start, inside + stop, access) as stream:
                 await stream.readinto(memoryview(there))
-            if here is None or here != bytes(there):
+            if here is None:
+                raise ArtifactNotFoundError(f"{file.path} has just gone from the store")
+            if here != bytes(there):
                 return file.path
         return None
 

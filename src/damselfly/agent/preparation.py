@@ -58,6 +58,8 @@ class Wish:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     access: Access
+    policy: str | None = None
+    """When the origin is asked: `auto`, `never` or `always`; None: as the agent is set."""
 
     @property
     def choice(self) -> Choice:
@@ -159,7 +161,8 @@ class Preparation:
         if pin is not None and await self._shop.work(partial(holdings.was, source, pin)):
             source = wish.ref
         try:
-            target = await self._shop.resolver.resolve(source, wish.access)
+            policy = wish.policy or self._shop.policy
+            target = await self._shop.resolver.resolve(source, wish.access, policy=policy)
         except OriginUnavailableError as exc:
             return await self._last_held(exc)
         self.resolved_s = self._shop.clock.monotonic_s()

@@ -1,7 +1,8 @@
 """One pull: from a ref to a view in the store.
 
     resolving ── plan ──> fetching ── every wanted chunk ──> checking ── every whole file that its
-    origin published a digest of ──> sealing ── artifact, view ──> done
+    origin published a digest of ──> verifying, if it must be signed ──> sealing ── artifact, view
+    ──> done
 
 A pull belongs to the agent, not to who asked for it: watchers come and go. A bug that one pull
 finds ends that pull and no more (`LocalProtocolError`).
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from damselfly.agent import possession
 from damselfly.agent.checking import Checker
@@ -36,6 +38,7 @@ from damselfly.errors import (
     DigestMismatchError,
     LocalProtocolError,
 )
+from damselfly.model.bitmap import indexes_of
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan, PlannedFile
@@ -44,6 +47,7 @@ from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.port import OriginStream
 from damselfly.origin.registry import Origins
 from damselfly.p2p.handover import handed_over
+from damselfly.p2p.journal import How, Journal
 from damselfly.p2p.swarm import Source, Swarm
 from damselfly.waiting import Waiting, heard
 
@@ -51,6 +55,10 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+_WAS_HERE = How("store", "", "")
+_COPIED = How("copied", "", "")
+ADOPTED_BYTES_MIN = 1 << 20
+"""Reading less costs the origin no more than having it show that it has it."""
 ROUNDS_MAX = 3
 """A disk that loses chunks between their writing and their sealing so often is broken."""
 
@@ -69,6 +77,8 @@ class Workshop:
     """For reading whole files back, which would hold up what lands; None: the workers do it."""
     rights: Rights = field(default_factory=Rights)
     signatures: Signatures = field(default_factory=Signatures)
+    policy: str = "auto"
+    """When origins are asked, where a pull does not say: `auto`, `never` or `always`."""
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
@@ -113,6 +123,10 @@ class Pull:
         self._began_s = workshop.clock.monotonic_s()
         self._phase = "resolving"
         self._waiting = Waiting()
+        self.policy = request.origin or workshop.policy
+        """When the origin is asked: `auto`, `never` or `always`."""
+        self.journal = Journal()
+        self.began_ns = workshop.clock.wall_ns()
         self._plan: Plan | None = None
         self._wanted = 0
         self._bytes_total = 0
@@ -122,6 +136,7 @@ class Pull:
         self._swarm: Swarm | None = None
         self._checker: Checker | None = None
         self._signed: Found | None = None
+        self._is_judged = False
         self.artifact: Digest | None = None
 
     @property
@@ -191,6 +206,11 @@ class Pull:
         self.failure = CancelledError(f"the pull of {self.ref.safe} was cancelled")
         self.ended.set()
 
+    @property
+    def wanted(self) -> int:
+        """The chunks that it is to bring."""
+        return self._wanted
+
     def _seconds(self) -> float:
         return self._workshop.clock.monotonic_s() - self._began_s
 
@@ -215,12 +235,14 @@ class Pull:
         target = self._target
         if target is None:
             age_s_max = self.request.age_s_max
-            target = await shop.resolver.resolve(self.ref, self._access, age_s_max)
+            target = await shop.resolver.resolve(self.ref, self._access, age_s_max, self.policy)
         plan = target.plan
+        self.journal.grow(plan.chunk_count)
         selected = files = self._select(plan)
         number = await shop.work(partial(shop.signatures.number_in, self.ref, plan))
         if number is not None:
             files |= {number}
+            self._is_judged = True
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
@@ -231,7 +253,9 @@ class Pull:
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
-        if target.manifest is not None:
+        if target.manifest is None:
+            await self._adopt(plan, files, digests)
+        else:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
         begin = partial(shop.store.ingest, plan, digests, files)
         ingest = await handed_over(shop.workers, begin, Ingest.close)
@@ -244,6 +268,26 @@ class Pull:
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files, selected)
+
+    async def _adopt(self, plan: Plan, files: frozenset[int], digests: list[Digest | None]) -> None:
+        """Find files that are here already, by the digests that the origin published of them.
+
+        The others of the swarm are told these digests, pods among them: so the origin has to show
+        that it has the bytes, whoever asks (`possession.py`).
+        """
+        shop = self._workshop
+        named = [number for number in sorted(files) if plan.files[number].digests]
+        owner = possession.Possession(shop.store, shop.origins, shop.clock)
+        access = self._access if self.ref.is_trusted_with(Ref.parse(plan.ref)) else ANONYMOUS
+        for number in named:
+            planned = plan.files[number]
+            if planned.bytes < ADOPTED_BYTES_MIN:
+                continue
+            found = await shop.work(partial(shop.store.whole_like, planned))
+            if found is None or not await owner.has(plan, number, found, access, work=shop.work):
+                continue
+            for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
+                digests[index] = chunk.digest
 
     async def _brought(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         """Fetch and seal; a chunk that is found bad while it is sealed is fetched again."""
@@ -268,7 +312,8 @@ class Pull:
     async def _judge(self, plan: Plan, manifest: Manifest, files: frozenset[int]) -> None:
         """Refuse what is not signed as it must be, before there is an artifact of it."""
         shop = self._workshop
-        self._phase = "verifying"
+        if self._is_judged:
+            self._phase = "verifying"
         self._signed = await shop.signatures.judged(
             shop.store, shop.workers, self.ref, manifest, plan, files
         )
@@ -298,9 +343,14 @@ class Pull:
         plan = target.plan
         is_first = self._swarm is None
         self._bytes_before, self._swarm = self._bytes_by_source(), None
-        found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
+        began_s = self._seconds()
+        had, found = await shop.work(partial(_copy_what_is_here, ingest, plan, self._wanted))
         if is_first:
             self._bytes_from_store = _bytes_of(plan, found & self._wanted)
+            took_s = self._seconds() - began_s
+            for index in indexes_of(found & self._wanted):
+                how = _WAS_HERE if had >> index & 1 else _COPIED
+                self.journal.note(index, how, began_s, took_s)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
         place = target.place or self.ref.place_of(plan.ref)
@@ -320,10 +370,14 @@ class Pull:
             plan,
             ingest,
             wanted=self._wanted,
-            open_span=open_span,
+            open_span=open_span if self.policy != "never" else None,
             is_sealed=is_sealed,
+            is_eager=self.policy == "always",
         ) as swarm:
             self._swarm = swarm
+            swarm.journal = self.journal
+            swarm.journal_from_s = self._began_s
+            swarm.origin_name = host_of(place)
             if is_first:  # Another pull may have been at it, and brought what we want.
                 self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
             await self._completed(target, ingest, files, swarm)
@@ -411,17 +465,17 @@ def _bytes_of(plan: Plan, bits: int) -> int:
     return sum(length for index, length in enumerate(plan.lengths) if bits >> index & 1)
 
 
-def _copy_what_is_here(ingest: Ingest, plan: Plan, wanted: int) -> int:
-    """Take chunks that other files of the store already have; returns all that are held."""
+def _copy_what_is_here(ingest: Ingest, plan: Plan, wanted: int) -> tuple[int, int]:
+    """Take chunks that other files of the store have; returns what was held, and what is now."""
     digests = ingest.digests()
-    have = ingest.have().bits
+    had = have = ingest.have().bits
     for index in range(plan.chunk_count):
         digest = digests[index]
         if wanted >> index & 1 and not have >> index & 1 and digest is not None:
             with suppress(FileNotFoundError):
                 if ingest.copy_local(index, digest):
                     have |= 1 << index
-    return have
+    return had, have
 
 
 def _sealed(plan: Plan, files: frozenset[int], swarm: Swarm) -> Manifest:
@@ -450,3 +504,10 @@ def signature_of(verdict: Verdict | None) -> Signature | None:
 def is_held(state: ArtifactState) -> bool:
     """Whether an artifact of this state has files to show."""
     return state is not ArtifactState.KNOWN
+
+
+def host_of(ref: Ref) -> str:
+    """Whom the origin's chunks are from: never with a query, never with anybody's name."""
+    parts = urlsplit(ref.safe)
+    host = parts.netloc.rpartition("@")[2]
+    return host if parts.scheme in {"http", "https"} else f"{parts.scheme}://{host}"

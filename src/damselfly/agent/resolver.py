@@ -134,11 +134,16 @@ class Resolver:
         return plan.canonical() if plan is not None else None
 
     async def resolve(
-        self, ref: Ref, access: Access = ANONYMOUS, age_s_max: float | None = None
+        self,
+        ref: Ref,
+        access: Access = ANONYMOUS,
+        age_s_max: float | None = None,
+        policy: str = "auto",
     ) -> Target:
         """Find out what `ref` means now; if we are to ask the origin, then with `access`.
 
         It may have been found out `age_s_max` ago; None: as long ago as agents believe such things.
+        `policy` says whether we may ask: `auto`, `never`, or `always` without asking others before.
 
         Raises:
             DamselflyError: the origin cannot be asked, or what it has is unusable.
@@ -153,11 +158,13 @@ class Resolver:
             age_s_max = AGE_S_MAX
         await self._agents.met()
         if ref.pin is not None:
-            return await self._pinned(ref, ref.pin, access)
-        return await self._agreed(ref, origin, access, age_s_max)
+            return await self._pinned(ref, ref.pin, access, policy)
+        if policy == "always":
+            return await self._resolve(ref, origin, access)
+        return await self._agreed(ref, origin, access, age_s_max, policy)
 
     async def _agreed(
-        self, ref: Ref, origin: Origin, access: Access, age_s_max: float | None
+        self, ref: Ref, origin: Origin, access: Access, age_s_max: float | None, policy: str
     ) -> Target:
         """What the home of the ref says, or gives us to find out."""
         asked_s = self._clock.monotonic_s()
@@ -168,7 +175,10 @@ class Resolver:
             age = None if age_s_max is None else min(age_s_max + waited_s, AGE_S_MAX)
             async with self._or_failed(ref):
                 reply = await self._tell(RefNews.ASK, ref, age_s_max=age)
-                if reply.must_resolve or losses > LOSSES_MAX:
+                must_resolve = reply.must_resolve or losses > LOSSES_MAX
+                if must_resolve and policy == "never":
+                    return await self._recalled(ref)
+                if must_resolve:
                     return await self._resolve(ref, origin, access)
             target = await self._from_holders(ref, reply)
             if target is not None:
@@ -194,6 +204,18 @@ class Resolver:
         is_file = [file.path for file in manifest.files] == [ref.name]
         place = ref.as_directory if ref.scheme == "hf" and not is_file else ref
         return Target(manifest.plan(str(place)), manifest)
+
+    async def _recalled(self, ref: Ref) -> Target:
+        """What `ref` last was, as far as anybody remembers: the origin is not to be asked."""
+        await self._tell(RefNews.FAILED, ref)  # Somebody else may resolve it.
+        reply = await self._tell(RefNews.RECALL, ref)
+        target = await self._from_holders(ref, reply)
+        if target is None:
+            raise OriginUnavailableError(
+                f"finding out what {ref.safe} is: nobody here remembers, and the origin is never"
+                " asked (--origin never)"
+            )
+        return target
 
     async def sealed(self, ref: Ref, plan: Plan, artifact: Digest) -> None:
         """Tell the home of `ref` that the plan has become an artifact, and that we have it."""
@@ -299,8 +321,13 @@ class Resolver:
         logger.warning("manifest.refused", extra=extra | {"error": "it is of other files or cuts"})
         return None
 
-    async def _pinned(self, ref: Ref, pin: Digest, access: Access) -> Target:
+    async def _pinned(self, ref: Ref, pin: Digest, access: Access, policy: str) -> Target:
         manifest = await self._manifest(pin, list(self._agents.view)[:64])
+        if manifest is None and policy == "never":
+            raise OriginUnavailableError(
+                f"finding out what {ref.safe} is: nobody here has {pin}, and the origin is never"
+                " asked (--origin never)"
+            )
         if manifest is None:
             origin = self._origins.for_ref(ref)
             resolved = await self._found(ref.unpinned, origin, access)

@@ -530,6 +530,16 @@ class OriginSettings:
             absent="none",
         ),
     ] = None
+    policy: Annotated[
+        str,
+        Setting(
+            "--origin",
+            "POLICY",
+            _one_of("auto", "never", "always"),
+            "auto: the origin is asked for what no other agent has; never; or always, for"
+            " everything and without waiting for the swarm. A pull may say otherwise",
+        ),
+    ] = "auto"
     requests_max: Annotated[
         int,
         Setting(

@@ -44,6 +44,11 @@ class Seed:
         """Nothing to copy."""
         return False
 
+    @property
+    def has_others(self) -> bool:
+        """Nothing is looked for."""
+        return False
+
 
 @dataclass(slots=True)
 class _Turn:
@@ -77,6 +82,7 @@ class Swarms:
         wanted: int,
         open_span: OpenSpan | None,
         is_sealed: bool,
+        is_eager: bool = False,
     ) -> AsyncGenerator[Swarm]:
         """Join a swarm to pull; stay in it as a seed afterwards, unless the pull failed."""
         swarm_id = SwarmID(str(name))
@@ -90,6 +96,7 @@ class Swarms:
                 wanted=wanted,
                 open_span=open_span,
                 is_sealed=is_sealed,
+                is_eager=is_eager,
             )
             self._join(swarm)
             try:

@@ -242,6 +242,8 @@ class Volumes:
         store = self._shop.store
         is_hub = layout == HF_CACHE
         hub = HubName.of(wish.ref, shown.artifact, shown.place) if is_hub else None
+        if not is_known(store, wish.ref, shown):  # It was evicted before it could be proved.
+            raise ArtifactNotFoundError(f"{shown.artifact} was gone before its origin showed it")
         path = store.view(shown.artifact, shown.files, hub)
         manifest = store.manifest(shown.artifact)
         if manifest is None:

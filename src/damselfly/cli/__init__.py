@@ -19,6 +19,7 @@ VERBS = {
     "pull": "bring a model to this node, and to a directory",
     "warm": "make nodes hold a model before it is needed",
     "cancel": "stop a pull",
+    "explain": "tell where a pull's chunks came from, and why",
     "push": "write a directory with its manifest to where agents read it",
     "ls": "list what the store holds",
     "status": "show the agent at a glance",

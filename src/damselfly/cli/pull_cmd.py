@@ -73,6 +73,12 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--token-file", metavar="PATH", help="a file with the token that opens REF ('-': stdin)"
     )
+    parser.add_argument(
+        "--origin",
+        choices=("auto", "never", "always"),
+        help="ask the origin for what no other agent has (auto), for nothing (never), or for"
+        " everything (always); without it, as the agent is set",
+    )
     add_client_flags(parser)
     add_arrival_flag(parser)
     add_quiet_flag(parser)
@@ -116,6 +122,7 @@ def _pulled(
         credentials=credentials,
         hold=args.to is not None,  # Listening goes on while the tree is made.
         age_s_max=0.0 if args.fresh else args.max_age,
+        origin=args.origin,
     )
     return arrived(args, "pull").pull(request)
 

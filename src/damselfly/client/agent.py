@@ -14,6 +14,7 @@ from damselfly.client.answers import (
     CapacityRequest,
     Collected,
     Diagnosis,
+    Explained,
     HeldArtifact,
     Opened,
     Progress,
@@ -110,6 +111,10 @@ class AgentClient:
     def cancel_warm(self, request: WarmRequest) -> Warmed:
         """Stop warm-ups of a ref with these filters on the nodes that the request names."""
         return Warmed.parse(self._ask("POST", "/v1/warm/cancel", request))
+
+    def explain(self, target: str) -> Explained:
+        """Where the chunks of the latest pull of a ref or an artifact came from, and why."""
+        return Explained.parse(self._ask("POST", "/v1/explain", CancelRequest(target=target)))
 
     def artifacts(self) -> Sequence[HeldArtifact]:
         """What the store holds."""

@@ -39,6 +39,9 @@ class PullRequest(Record):
     hold: bool = False
     age_s_max: float | None = None
 
+    origin: str | None = None
+    """`auto`, `never` or `always`: when the origin is asked; None is as the agent is set."""
+
 
 class VolumeRequest(Record):
     """Open a volume: prove that `credentials` may read `ref`, pull it, lease it, show it.
@@ -104,8 +107,8 @@ class ArtifactRequest(Record):
 class Progress(Record):
     """How far a pull has come.
 
-    `phase` is `resolving` until sizes are known, then `fetching`, then `sealing`. `waiting_for`
-    says in words what a pull that does not move waits for.
+    `phase` is `resolving` until sizes are known, then `fetching`, then `verifying` if it must be
+    signed, then `sealing`. `waiting_for` says in words what a pull that does not move waits for.
     """
 
     event: ClassVar[str] = "progress"
@@ -251,6 +254,45 @@ class HeldArtifact(Record):
     used_ns: int | None = None
     path: str | None = None
     signature: Signature | None = None
+
+
+class ExplainedRun(Record):
+    """Consecutive chunks of a file that came the same way: `first` counts within the file.
+
+    `source` is origin, peer, store (they were here) or copied (from other files here), `by` who
+    served them, `why` in words. `asked_s` counts from the pull's begin, `seconds` from there.
+    """
+
+    first: int
+    chunks: int
+    bytes: int
+    source: str
+    by: str
+    why: str
+    asked_s: float
+    seconds: float
+
+
+class ExplainedFile(Record):
+    """How the chunks of one file came; those that have not are in no run."""
+
+    path: str
+    bytes: int
+    runs: tuple[ExplainedRun, ...] = ()
+
+
+class Explained(Record):
+    """Where the chunks of one pull came from, and why; `policy` is `--origin`'s."""
+
+    ref: str
+    artifact: str | None
+    phase: str
+    policy: str
+    began_ns: int
+    seconds: float
+    chunks: int
+    chunks_missing: int
+    files: tuple[ExplainedFile, ...] = ()
 
 
 class VerifyProgress(Record):

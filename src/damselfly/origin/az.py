@@ -28,9 +28,9 @@ from damselfly.origin.web import Answer, Body, Wanted, Web, check_status
 
 API_VERSION = "2020-10-02"
 """The last in which listings never encode a name in a way of their own."""
-PAGE_OBJECTS = 1000
+PAGE_OBJECTS = 500
 PAGE_BYTES_MAX = 8 << 20
-"""A thousand blobs with names of 1,024 characters, and what else is said of each."""
+"""500 blobs with names of 1,024 characters, and as much metadata as there may be of each."""
 
 _CODE = re.compile(r"[A-Za-z]{1,64}", re.ASCII)
 _CONTAINER = re.compile(r"(?:\$root|\$web|[a-z0-9](?:-?[a-z0-9]){2,62})", re.ASCII)
@@ -59,6 +59,7 @@ class AZContainers:
         """List blobs; see `BucketAPI`."""
         query = {
             "comp": "list",
+            "include": "metadata",  # It tells directories, in accounts that have them.
             "maxresults": str(PAGE_OBJECTS),
             "prefix": prefix,
             "restype": "container",
@@ -223,6 +224,7 @@ def _blob_of(blob: xml_tree.Element) -> BucketObject:
     etag = (blob.find("Properties", "Etag") or "").strip('"')
     if not name or not _NUMBER.fullmatch(size) or not _ETAG.fullmatch(etag):
         raise ValueError("a blob without a name, a size or an ETag")
-    if blob.find("Properties", "ResourceType") == "directory":
-        name = name.rstrip("/") + "/"  # Of an account with directories; it is no file.
+    is_directory = blob.find("Properties", "ResourceType") == "directory"
+    if is_directory or (blob.find("Metadata", "hdi_isfolder") or "").lower() == "true":
+        name = name.rstrip("/") + "/"  # It is no file.
     return BucketObject(name, int(size), f'etag:"{etag}"')

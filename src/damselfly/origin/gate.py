@@ -9,6 +9,7 @@ import email.utils
 import random
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -84,8 +85,8 @@ class Gate:
     ) -> None:
         """`patience_s` is how long a request waits for a host that rests."""
         self.shares: Shares = Alone()
-        self.outcomes: dict[str, int] = {}
-        """How requests ended, counted."""
+        self.counted: Callable[[str], None] = lambda outcome: None
+        """Hears how each request ended."""
         self.patience_s = patience_s
         self._limits = limits or RestLimits()
         self._clock = clock or SystemClock()
@@ -122,7 +123,7 @@ class Gate:
         found = self._host(host)
         found.clock.failed()
         found.changed.set()
-        self._count("failed")
+        self.counted("failed")
 
     def answered(self, host: str, status: int, retry_after: str | None) -> bool:
         """A request that was admitted was answered; tells whether the host asks for rest."""
@@ -133,10 +134,10 @@ class Gate:
         if is_busy:
             told_s = found.clock.asked_for_rest(rest_s, self._random.random(), now)
             self.shares.rested(host, told_s)
-            self._count("busy")
+            self.counted("busy")
         else:
             found.clock.answered(now)
-            self._count(_outcome_of(status))
+            self.counted(_outcome_of(status))
         found.changed.set()
         return is_busy
 
@@ -195,9 +196,6 @@ class Gate:
                         del self._hosts[name]
             found = self._hosts[host] = _Host(HostClock(self._limits))
         return found
-
-    def _count(self, outcome: str) -> None:
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def _now(self) -> float:
         return self._clock.monotonic_s()

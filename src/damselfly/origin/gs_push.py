@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
@@ -35,6 +36,7 @@ from damselfly.origin.cloud_tokens import CloudTokens
 from damselfly.origin.gs import GSBuckets, endpoint_of, query_of
 from damselfly.origin.gs_credentials import WRITE, GoogleCredentials
 from damselfly.origin.port import OriginLimits
+from damselfly.origin.push_journal import JOURNAL_NAME
 from damselfly.origin.sliced import sliced
 from damselfly.origin.together import together
 from damselfly.origin.web import Web
@@ -51,6 +53,8 @@ _PART = re.compile(r"[0-9]{5}", re.ASCII)
 _SENDING_S = 600.0
 _FINISHING_S = 120.0
 _WIDTH = 16
+_SPACE_S = 1.0
+"""Google takes one write a second of one object, and answers 429 to more: only the journal is."""
 
 
 class GSDestination(BucketDestination):
@@ -71,19 +75,30 @@ class GSDestination(BucketDestination):
         tokens = CloudTokens("gs://", GoogleCredentials(WRITE))
         api = GSBuckets(web, endpoint_of(endpoint), tokens)
         prefix = ref.as_directory.decoded_path.removeprefix("/")
-        writer = GSWriter(api, web, ref.netloc, prefix, access)
+        writer = GSWriter(api, web, ref.netloc, prefix, access, pause)
         super().__init__(writer, prefix, part_bytes=part_bytes, pause=pause)
 
 
 class GSWriter:
     """Writes below one prefix of one bucket; see `BucketWriter`."""
 
-    def __init__(self, api: GSBuckets, web: Web, bucket: str, prefix: str, access: Access) -> None:
+    def __init__(
+        self,
+        api: GSBuckets,
+        web: Web,
+        bucket: str,
+        prefix: str,
+        access: Access,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._api = api
         self._web = web
         self._bucket = bucket
         self._place = f"{prefix}{PUSH_DIRECTORY}/"
+        self._journal = prefix + JOURNAL_NAME
         self._access = access
+        self._pause = pause
+        self._noted_s = -_SPACE_S
 
     async def check(self) -> None:
         """Make sure that there is a bucket; who may not list it may still write there."""
@@ -117,6 +132,8 @@ class GSWriter:
 
     async def put(self, key: str, data: bytes, marks: Marks, over: Held | None) -> Held:
         """Send an object at once, with the MD5 that Google has to find."""
+        if key == self._journal:
+            await self._space()
         return (await self._put(key, data, marks, _guard(over)))[0]
 
     async def delete(self, key: str) -> None:
@@ -192,6 +209,12 @@ class GSWriter:
         """Nothing is held."""
 
     # --- asking ---------------------------------------------------------------------------------
+
+    async def _space(self) -> None:
+        wait_s = self._noted_s + _SPACE_S - time.monotonic()
+        if wait_s > 0:
+            await self._pause(wait_s)
+        self._noted_s = time.monotonic()
 
     async def _put(
         self, key: str, data: bytes, marks: Marks | None, guard: dict[str, str]

@@ -4,8 +4,8 @@
 
 Rule 1. An answer that asks for rest (429, or 503 with Retry-After) stops every request until the
 rest is over. Without a word of how long, it is a second, twice as long each time.
-Rule 2. After a rest one request goes first, then two, then four: a host that has had enough of us
-says so to one and not to sixteen.
+Rule 2. After a rest one request goes first, and each answer doubles how many may be under way: a
+host that has had enough of us says so to one and not to sixteen.
 Rule 3. What other agents say of rests counts like what the host says, and ends. Who hears of rests
 alone for `hearsay_s_max` asks for itself once: a liar makes us slow, and never stops us.
 """

@@ -23,7 +23,11 @@ class HostNames(AbstractResolver):
             OriginDeniedError: there are only others.
             OSError: the name is unknown.
         """
-        found = await self._resolver.resolve(host, port, family)
+        try:
+            found = await self._resolver.resolve(host, port, family)
+        except UnicodeError:
+            # A redirect may name what no name server could: an empty label, or one too long.
+            raise OSError(f"{host[:80]!r} is no name of a host") from None
         allowed = [each for each in found if not is_forbidden(each["host"])]
         if found and not allowed:
             raise denied(host, found[0]["host"])

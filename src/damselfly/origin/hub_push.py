@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from types import ModuleType
 from typing import Literal, cast
 
@@ -167,7 +168,6 @@ class HubDestination:
         place = self._place
         doing = f"pushing to {self.shown}"
         with self._told(doing, has_token=access.token is not None):
-            library.utils.disable_progress_bars()
             client = library.HfApi(endpoint=self._api.endpoint, token=access.token or False)
             where = {
                 "repo_id": place.repository,
@@ -255,13 +255,13 @@ class HubDestination:
 
 def _library() -> ModuleType:
     try:
-        import huggingface_hub  # noqa: PLC0415  An extra, and slow to import.
-        import huggingface_hub.utils  # noqa: PLC0415
+        library = import_module("huggingface_hub")  # An extra, and slow to import.
+        import_module("huggingface_hub.utils").disable_progress_bars()  # It is told by our caller.
     except ImportError as exc:
         raise UsageError(
             "pushing to the hub needs huggingface_hub: pip install 'damselfly[hf]'"
         ) from exc
-    return huggingface_hub
+    return library
 
 
 def _status_of(exc: Exception) -> int:

@@ -201,9 +201,13 @@ def check_refused(answer: Answer, name: OCIName, access: Access) -> None:
 
 
 def is_of(url: str, address: str) -> bool:
-    """Whether a URL is on the host of a registry."""
+    """Whether a URL is on the host of a registry: the same scheme, name and port."""
+    return _host_of(url) == _host_of(address)
+
+
+def _host_of(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}" == address
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 async def sha256_of(data: bytes) -> str:

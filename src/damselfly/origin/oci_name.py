@@ -30,10 +30,10 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class OCIName:
-    """A repository of a registry, and a tag or a digest in it; `registry` is as in the ref."""
+    """A repository of a registry, and a tag or a digest in it, as they are in the ref."""
 
     registry: str
-    repository: str
+    typed: str
     tag: str = LATEST
     digest: str | None = None
 
@@ -56,9 +56,13 @@ class OCIName:
             raise UsageError(
                 f"{ref.safe} names no repository: words of lower case, as in oci://host/org/name:tag"
             )
-        if ref.netloc in _DOCKER and "/" not in repository:
-            repository = f"library/{repository}"
         return cls(ref.netloc, repository, tag or LATEST, digest or None)
+
+    @property
+    def repository(self) -> str:
+        """What the registry calls the repository."""
+        is_official = self.registry in _DOCKER and "/" not in self.typed
+        return f"library/{self.typed}" if is_official else self.typed
 
     @property
     def reference(self) -> str:
@@ -72,19 +76,19 @@ class OCIName:
 
     def at(self, digest: str) -> "OCIName":
         """The manifest of this digest in the same repository."""
-        return OCIName(self.registry, self.repository, self.tag, digest)
+        return OCIName(self.registry, self.typed, self.tag, digest)
 
     @property
     def pinned(self) -> str:
-        """The ref of what has a digest: without the tag, which may move."""
+        """The ref of what has a digest, of the very repository that was typed, without the tag."""
         assert self.digest is not None
-        return f"oci://{self.registry}/{self.repository}@{self.digest}"
+        return f"oci://{self.registry}/{self.typed}@{self.digest}"
 
     @property
     def shown(self) -> str:
         """For people."""
         mark = f"@{self.digest}" if self.digest else f":{self.tag}"
-        return f"oci://{self.registry}/{self.repository}{mark}"
+        return f"oci://{self.registry}/{self.typed}{mark}"
 
     def address(self, insecure: AbstractSet[str]) -> str:
         """The scheme and host to ask; plain HTTP only where that is allowed."""

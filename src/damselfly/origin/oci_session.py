@@ -25,7 +25,9 @@ from damselfly.origin.patience import Patience, Sleep
 from damselfly.origin.web import Answer, Body, check_status
 
 PART_BYTES = 16 << 20
-"""Sent by one request: what is sent twice at most where a registry keeps no half of one."""
+"""Sent by one request: what is sent twice at most where a registry keeps no half of one. Some want
+larger ones, and say so."""
+PART_BYTES_MAX = 1 << 30
 READ_BYTES = 1 << 20
 SLOW_BYTES_PER_S = 125_000
 """A link of 1 Mbit/s may take its time."""
@@ -67,6 +69,7 @@ class BlobSession:
         self._is_sure = True
         """Whether `_offset` is what the registry has of it."""
         self._is_astray = False
+        self._part_bytes = PART_BYTES
         self._told = 0
         self._unreadable: DamselflyError | None = None
 
@@ -110,6 +113,9 @@ class BlobSession:
         if answer.status in _GONE:
             raise UsageError(f"there is no repository {self._name.shown} that takes a push")
         self._check(answer, "beginning to send")
+        least = answer.headers.get("OCI-Chunk-Min-Length", "").strip()
+        if re.fullmatch(r"[0-9]{1,10}", least, re.ASCII):
+            self._part_bytes = min(max(PART_BYTES, int(least)), PART_BYTES_MAX)
         self._offset, self._is_sure = 0, True
         self._moved(answer)
         if self._place is None:
@@ -129,7 +135,7 @@ class BlobSession:
 
     async def _send_part(self) -> None:
         assert self._place is not None
-        start, stop = self._offset, min(self._offset + PART_BYTES, self._blob.size)
+        start, stop = self._offset, min(self._offset + self._part_bytes, self._blob.size)
         answer = await self._sent(
             "PATCH",
             self._place,
@@ -159,7 +165,8 @@ class BlobSession:
         assert self._place is not None
         mark = "&" if urlsplit(self._place).query else "?"
         url = f"{self._place}{mark}digest={quote(self._blob.digest, safe='')}"
-        answer = await self._sent("PUT", url, {"Content-Length": "0"})
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": "0"}
+        answer = await self._sent("PUT", url, headers)
         if answer.status in {*_GONE, 416}:
             raise OriginUnavailableError(
                 f"{self._doing('ending')}: the registry answered {answer.status}"
@@ -210,6 +217,7 @@ class BlobSession:
             place = urljoin(answer.url, location)
             parts = urlsplit(place)
             is_address = parts.scheme in {"http", "https"} and bool(parts.hostname)
+            is_address = is_address and parts.port != 0  # One that cannot be raises.
         except ValueError:
             is_address, place, parts = False, "", urlsplit("")
         if not is_address or not place.isascii() or not place.isprintable() or "@" in parts.netloc:
