@@ -47,7 +47,11 @@ async def test_a_profile_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert await OwnKeys().keys() == S3Keys("AKIA", "secret")
 
 
-async def test_a_nodes_metadata_service_is_not_asked(metadata_service: socket.socket) -> None:
+async def test_a_nodes_metadata_service_is_not_asked(
+    metadata_service: socket.socket, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
+
     assert await OwnKeys().keys() is None
 
     with pytest.raises(BlockingIOError):

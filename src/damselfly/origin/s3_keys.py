@@ -6,6 +6,9 @@ environment names their address. The node's metadata service is not asked: what 
 node's, not ours. A profile with `credential_source = Ec2InstanceMetadata` asks it all the same, for
 then somebody wants it.
 
+What needs no looking for is not left to botocore, which takes half a second to start: keys in the
+environment without a profile, and a machine that has neither variables nor files of AWS.
+
 Keys that end are renewed by botocore before they do. When a server says that they are no good, they
 are looked for anew, once: a secret that was mounted may have changed.
 """
@@ -13,7 +16,9 @@ are looked for anew, once: a secret that was mounted may have changed.
 import asyncio
 import importlib
 import logging
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 from damselfly.errors import ConfigError, OriginUnavailableError
@@ -24,6 +29,19 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN_S = 30.0
 """How long keys are used without asking botocore, which renews them 10 to 15 minutes early."""
 _FIND_S = 60.0
+_PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+_SOURCES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CREDENTIAL_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+_FILES = (
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ("BOTO_CONFIG", "~/.boto"),
+)
 
 
 class OwnKeys:
@@ -63,6 +81,14 @@ class OwnKeys:
         return found is not None and found != keys
 
     def _find(self) -> S3Keys | None:
+        said = os.environ.get
+        if not any(said(name) for name in _PROFILES):
+            key_id, secret = said("AWS_ACCESS_KEY_ID"), said("AWS_SECRET_ACCESS_KEY")
+            if key_id and secret:
+                return S3Keys(key_id, secret, said("AWS_SESSION_TOKEN") or None)
+        is_there = any(Path(said(name) or place).expanduser().exists() for name, place in _FILES)
+        if not is_there and not any(said(name) for name in (*_PROFILES, *_SOURCES)):
+            return None
         try:
             session_module = importlib.import_module("botocore.session")
             exceptions = importlib.import_module("botocore.exceptions")
