@@ -28,7 +28,7 @@ from typing import Any
 from damselfly.errors import IntegrityError, StoreFullError, UnsupportedFormatError
 from damselfly.model.digest import Digest
 
-SCHEMA = ("schema.sql", "proofs.sql", "signatures.sql", "whole.sql")
+SCHEMA = ("schema.sql", "proofs.sql", "whole.sql", "signatures.sql")
 """What made the catalog, in this order: one of version n has the first n."""
 SCHEMA_VERSION = len(SCHEMA)
 _BUSY_S = 30.0

@@ -435,8 +435,9 @@ class _Entries:
         return self._run(start, count)
 
     def open_claim(self, value: object) -> OpenClaim:
-        is_resting = isinstance(value, list) and len(cast("list[object]", value)) == 4
-        start, count, received, *_ = checked_tuple(value, 4 if is_resting else 3, self._told)
+        items = cast("list[object]", value) if isinstance(value, list) else []
+        is_resting = len(items) == 4
+        start, count, received, *_ = checked_tuple(items, 4 if is_resting else 3, self._told)
         length = checked_integer(received, 0, _BYTES_MAX, self._told)
         return OpenClaim(self._run(start, count), length, is_resting)
 

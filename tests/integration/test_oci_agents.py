@@ -1,6 +1,5 @@
 """Agents as processes pull from a registry: what users type, and what the registry is asked."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -102,10 +101,6 @@ def test_a_pull_that_is_denied_says_so_and_shows_no_secret(
     assert registry.asked_for_tokens == []
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("damselfly.p2p.hashing") is None,
-    reason="pulls do not check whole files yet",
-)
 def test_a_layer_that_is_not_its_digest_is_named_and_nothing_of_it_is_kept(
     registry: FakeRegistry, fleet: Fleet
 ) -> None:

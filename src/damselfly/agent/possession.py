@@ -33,6 +33,7 @@ import secrets
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterator
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -52,8 +53,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.manifest import ManifestFile
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
-from damselfly.origin.access import ANONYMOUS, Access
-from damselfly.origin.registry import Origins
+from damselfly.origin.port import OriginStream
 from damselfly.origin.together import together
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,16 @@ TOGETHER_MAX = 4
 REFUSED_S = 600.0
 REFUSED_MAX = 1024
 _MARK = b"damselfly-possession/1\n"
+
+
+class Reading(Protocol):
+    """Reads a span of a file where it was proved, and with whose credentials it was."""
+
+    def __call__(
+        self, file: PlannedFile, start: int, stop: int, /
+    ) -> AbstractAsyncContextManager[OriginStream]:
+        """Read bytes `[start, stop)`; see `Origin.open`."""
+        ...
 
 
 class Work(Protocol):
@@ -106,15 +116,12 @@ def note(store: Store, ref: Ref, shown: Shown, now_ns: int) -> None:
 class Possession:
     """Asks origins to show what they name. Belongs to one event loop; holds no credentials."""
 
-    def __init__(self, store: Store, origins: Origins, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
-        self._origins = origins
         self._clock = clock
         self._refused: OrderedDict[tuple[str, Digest], tuple[str, float]] = OrderedDict()
 
-    async def prove(
-        self, ref: Ref, plan: Plan, shown: Shown, access: Access, *, work: Work
-    ) -> None:
+    async def prove(self, ref: Ref, plan: Plan, shown: Shown, read: Reading, *, work: Work) -> None:
         """Make sure that the origin of `ref` has these files, which are here; `plan` is theirs.
 
         Returns without having proved it where the files are gone: `is_known` tells.
@@ -137,11 +144,9 @@ class Possession:
         files = [
             (manifest.files[number], planned.get(manifest.files[number].path)) for number in numbers
         ]
-        place = Ref.parse(plan.ref)
-        given = access if ref.is_trusted_with(place) else ANONYMOUS
         try:
             wrong = await together(
-                (partial(self._compare, place, *each, given, work) for each in files), TOGETHER_MAX
+                (partial(self._compare, *each, read, work) for each in files), TOGETHER_MAX
             )
         except ArtifactNotFoundError:
             return  # As above.
@@ -159,34 +164,27 @@ class Possession:
         logger.info("origin.possesses", extra={"ref": ref.safe, "artifact": str(shown.artifact)})
 
     async def has(
-        self, plan: Plan, number: int, file: ManifestFile, access: Access, *, work: Work
+        self, planned: PlannedFile, file: ManifestFile, read: Reading, *, work: Work
     ) -> bool:
-        """Whether the origin of a plan shows that its file `number` is this one, which is here."""
-        place = Ref.parse(plan.ref)
+        """Whether the origin shows that what it planned is this file, which is here."""
         try:
-            wrong = await self._compare(place, file, plan.files[number], access, work)
+            wrong = await self._compare(file, planned, read, work)
         except DamselflyError as exc:  # Then it is read like any other; that says what is wrong.
             logger.info("file.unproved", extra={"path": file.path, "error": exc})
             return False
         return wrong is None
 
     async def _compare(
-        self,
-        place: Ref,
-        file: ManifestFile,
-        planned: PlannedFile | None,
-        access: Access,
-        work: "Work",
+        self, file: ManifestFile, planned: PlannedFile | None, read: Reading, work: Work
     ) -> str | None:
         """The path of a file of which a span differs; None: they are equal."""
         if planned is None or planned.bytes != file.bytes:
             return file.path
-        origin = self._origins.for_ref(place)
         for index, start, stop in drawn(file):
             inside = sum(chunk.length for chunk in file.chunks[:index])
             here = await work(partial(_read, self._store, file.chunks[index].digest, start, stop))
             there = bytearray(stop - start)
-            async with origin.open(place, planned, inside + start, inside + stop, access) as stream:
+            async with read(planned, inside + start, inside + stop) as stream:
                 await stream.readinto(memoryview(there))
             if here is None:
                 raise ArtifactNotFoundError(f"{file.path} has just gone from the store")

@@ -23,7 +23,8 @@ ref and an artifact, before anything is shown (`possession.py`).
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -43,8 +44,10 @@ from damselfly.errors import (
     OriginUnavailableError,
 )
 from damselfly.model.digest import Digest
+from damselfly.model.plan import PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
+from damselfly.origin.port import OriginStream
 from damselfly.waiting import Waiting, heard
 
 logger = logging.getLogger(__name__)
@@ -181,9 +184,17 @@ class Preparation:
             shown = await self._pulled(source, target)
             plan = self._pull.plan if self._pull is not None and self._pull.plan else plan
         await self._possession.prove(
-            source.unpinned, plan, shown, wish.access, work=self._shop.work
+            source.unpinned, plan, shown, partial(self._open_span, place), work=self._shop.work
         )
         return shown
+
+    @asynccontextmanager
+    async def _open_span(
+        self, place: Ref, file: PlannedFile, start: int, stop: int
+    ) -> AsyncGenerator[OriginStream]:
+        origin = self._shop.origins.for_ref(self.wish.ref)
+        async with origin.open(place, file, start, stop, self.wish.access) as stream:
+            yield stream
 
     async def _check_pin(self, target: Target) -> None:
         """Refuse what is surely something else before it is pulled."""

@@ -254,7 +254,7 @@ class Pull:
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
         if target.manifest is None:
-            await self._adopt(plan, files, digests)
+            await self._adopt(target, files, digests)
         else:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
         begin = partial(shop.store.ingest, plan, digests, files)
@@ -269,22 +269,24 @@ class Pull:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files, selected)
 
-    async def _adopt(self, plan: Plan, files: frozenset[int], digests: list[Digest | None]) -> None:
+    async def _adopt(
+        self, target: Target, files: frozenset[int], digests: list[Digest | None]
+    ) -> None:
         """Find files that are here already, by the digests that the origin published of them.
 
         The others of the swarm are told these digests, pods among them: so the origin has to show
         that it has the bytes, whoever asks (`possession.py`).
         """
-        shop = self._workshop
+        shop, plan = self._workshop, target.plan
         named = [number for number in sorted(files) if plan.files[number].digests]
-        owner = possession.Possession(shop.store, shop.origins, shop.clock)
-        access = self._access if self.ref.is_trusted_with(Ref.parse(plan.ref)) else ANONYMOUS
+        owner = possession.Possession(shop.store, shop.clock)
+        read = partial(self._open_span, self._place_of(target))
         for number in named:
             planned = plan.files[number]
             if planned.bytes < ADOPTED_BYTES_MIN:
                 continue
             found = await shop.work(partial(shop.store.whole_like, planned))
-            if found is None or not await owner.has(plan, number, found, access, work=shop.work):
+            if found is None or not await owner.has(planned, found, read, work=shop.work):
                 continue
             for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
                 digests[index] = chunk.digest
@@ -353,18 +355,8 @@ class Pull:
                 self.journal.note(index, how, began_s, took_s)
         is_sealed = target.manifest is not None
         name = target.manifest.digest if target.manifest is not None else plan.id
-        place = target.place or self.ref.place_of(plan.ref)
-        # Not that of the place: a plan may come from a peer, and name a file of this machine.
-        origin = shop.origins.for_ref(self.ref)
-
-        @asynccontextmanager
-        async def open_span(
-            file: PlannedFile, start: int, stop: int
-        ) -> AsyncGenerator[OriginStream]:
-            access = await shop.rights.shown(self.ref, self._access, place)
-            async with origin.open(place, file, start, stop, access) as stream:
-                yield stream
-
+        place = self._place_of(target)
+        open_span = partial(self._open_span, place)
         async with shop.swarms.pulling(
             name,
             plan,
@@ -390,6 +382,20 @@ class Pull:
             if not is_sealed and len(manifest.files) == len(plan.files):
                 swarm.planner.sealed(manifest.digest, shop.clock.monotonic_s())
         return manifest
+
+    def _place_of(self, target: Target) -> Ref:
+        """Where to read what was found."""
+        return target.place or self.ref.place_of(target.plan.ref)
+
+    @asynccontextmanager
+    async def _open_span(
+        self, place: Ref, file: PlannedFile, start: int, stop: int
+    ) -> AsyncGenerator[OriginStream]:
+        # Not the origin of the place: a plan may come from a peer, and name a file of this machine.
+        origin = self._workshop.origins.for_ref(self.ref)
+        access = await self._workshop.rights.shown(self.ref, self._access, place)
+        async with origin.open(place, file, start, stop, access) as stream:
+            yield stream
 
     async def _completed(
         self, target: Target, ingest: Ingest, files: frozenset[int], swarm: Swarm

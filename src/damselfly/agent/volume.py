@@ -91,7 +91,7 @@ class Volumes:
         self._prover = Prover(
             shop.store.proofs, shop.origins, shop.workers, shop.clock, settings.proof_ttl_s
         )
-        self._possession = Possession(shop.store, shop.origins, shop.clock)
+        self._possession = Possession(shop.store, shop.clock)
         self._holds = Holds(shop.store, shop.work)
         self._preparations: dict[Wish, Preparation] = {}
         self._fresh: OrderedDict[Wish, tuple[Shown, float]] = OrderedDict()
