@@ -47,6 +47,19 @@ def test_a_resolver_that_fails_makes_way() -> None:
     assert home.reported(said(RefNews.ASK, "b"), 1.1).must_resolve
 
 
+def test_an_outcome_that_is_refuted_is_found_out_anew_and_another_is_not() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+    home.reported(said(RefNews.PLANNED, "a", PLAN), 1.0)
+
+    home.reported(said(RefNews.REFUTED, "b", ARTIFACT), 1.1)
+    stays = home.reported(said(RefNews.ASK, "b"), 1.2)
+    home.reported(said(RefNews.REFUTED, "b", PLAN), 1.3)
+
+    assert stays.plan == PLAN
+    assert home.reported(said(RefNews.ASK, "b"), 1.4).must_resolve
+
+
 def test_a_resolver_that_falls_silent_makes_way_in_time() -> None:
     home = RefHome(RefLimits(resolving_s=30.0))
     home.reported(said(RefNews.ASK, "a"), 0.0)
