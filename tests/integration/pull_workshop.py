@@ -53,7 +53,7 @@ class SampleOrigin:
         """Of the files in folders; the others are read at once."""
         self.may_read.set()
 
-    async def resolve(self, ref: Ref, access: Access) -> Target:
+    async def resolve(self, ref: Ref, access: Access, policy: str = "auto") -> Target:
         """The plan, and the manifest if somebody sealed it."""
         return Target(SAMPLE.plan, SAMPLE.manifest if self.is_sealed else None)
 

@@ -17,6 +17,7 @@ FLAGS = {
         *("--wait", "--no-wait", "--timeout", "--cancel", "--quiet"),
     ],
     "cancel": ["ARTIFACT|REF"],
+    "explain": ["ARTIFACT|REF"],
     "push": ["DIR", "DEST"],
     "ls": [],
     "status": [],
