@@ -416,6 +416,10 @@ class HaveLine:
         )
 
 
+def _length(value: object) -> int:
+    return len(cast("list[object]", value)) if isinstance(value, list) else 0
+
+
 class _Entries:
     """Readers of what stands in the lists of a message about `chunk_count` chunks."""
 
@@ -435,9 +439,8 @@ class _Entries:
         return self._run(start, count)
 
     def open_claim(self, value: object) -> OpenClaim:
-        items = cast("list[object]", value) if isinstance(value, list) else []
-        is_resting = len(items) == 4
-        start, count, received, *_ = checked_tuple(items, 4 if is_resting else 3, self._told)
+        is_resting = _length(value) == 4
+        start, count, received, *_ = checked_tuple(value, 4 if is_resting else 3, self._told)
         length = checked_integer(received, 0, _BYTES_MAX, self._told)
         return OpenClaim(self._run(start, count), length, is_resting)
 

@@ -53,7 +53,13 @@ class SampleOrigin:
         """Of the files in folders; the others are read at once."""
         self.may_read.set()
 
-    async def resolve(self, ref: Ref, access: Access, age_s_max: float | None = None) -> Target:
+    async def resolve(
+        self,
+        ref: Ref,
+        access: Access,
+        age_s_max: float | None = None,
+        policy: str = "auto",
+    ) -> Target:
         """The plan, and the manifest if somebody sealed it."""
         return Target(SAMPLE.plan, SAMPLE.manifest if self.is_sealed else None)
 

@@ -391,7 +391,8 @@ class TestManners:
     async def test_without_an_agent_every_verb_says_where_it_looked(
         self, shell: Shell, verb: str
     ) -> None:
-        target = [REF] if verb in {"pull", "warm", "cancel", "rm", "pin", "unpin"} else []
+        named = {"pull", "warm", "cancel", "explain", "rm", "pin", "unpin"}
+        target = [REF] if verb in named else []
         target += ["--wait-agent", "0s"] if verb in {"pull", "warm"} else []
 
         done = await shell.run(verb, *target, "--socket", "/nonexistent/agent.sock")

@@ -67,7 +67,7 @@ class FakeWeb:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def resolve(self, ref: Ref, access: Access) -> Target:
+    async def resolve(self, ref: Ref, access: Access, policy: str = "auto") -> Target:
         self.resolved += 1
         await self.may_answer.wait()
         self._look(access, "resolving")

@@ -11,12 +11,13 @@ from damselfly.agent.settings import SETTINGS
 FLAGS = {
     "agent": [declared.setting.flag for declared in SETTINGS.values()] + ["--config"],
     "csi": ["--endpoint", "--agent-socket", "--node-id", "--kubelet-root", "--self-register"],
-    "pull": ["REF", "--to", "--include", "--exclude", "--link", "--force", "--quiet"],
+    "pull": ["REF", "--to", "--include", "--exclude", "--link", "--force", "--origin"],
     "warm": [
         *("REF", "--agents", "--selector", "--all", "--include", "--exclude", "--pin", "--ttl"),
         *("--wait", "--no-wait", "--timeout", "--cancel", "--quiet"),
     ],
     "cancel": ["ARTIFACT|REF"],
+    "explain": ["ARTIFACT|REF"],
     "push": [
         "DIR",
         "DEST",

@@ -22,6 +22,7 @@ class BrokenWorkshop:
     """What a pull works with, and whose every tool breaks."""
 
     clock = SystemClock()
+    policy = "auto"
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AssertionError(f"a {name} that nobody expected")

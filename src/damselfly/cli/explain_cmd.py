@@ -1,8 +1,8 @@
 """Tell where each chunk of a pull came from, when, and why the origin was asked.
 
-TARGET is a ref, or an artifact by six or more digits of its digest. The agent remembers its last
-64 pulls, those that run among them, until it stops; the latest one of TARGET is told. With --json
-every run of chunks is told, otherwise each file has a line per source and reason.
+The agent remembers its last 64 pulls, those that run among them, until it stops; the latest one of
+the artifact or ref is told. With --json every run of chunks is told, otherwise each file has a line
+for each source and reason.
 """
 
 import sys
@@ -18,7 +18,7 @@ from damselfly.client.answers import Explained, ExplainedRun
 
 def configure(parser: ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("target", metavar="TARGET", help="a ref, or an artifact's digest")
+    parser.add_argument("target", metavar="ARTIFACT|REF", help="whose latest pull")
     add_client_flags(parser)
 
 

@@ -1,0 +1,45 @@
+"""What an agent answers about budgets, also to whoever talks nonsense or is nobody it knows."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.agents import Agent, Fleet, free_addresses
+from damselfly.p2p.budget import BudgetReply
+from damselfly.p2p.transport import PeerPool, Reply
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    with Fleet(tmp_path / "fleet") as fleet:
+        address = free_addresses(1)[0]
+        options = ("--store-keep-free", "1MiB", "--origin-requests", "4")
+        agent = fleet.start_agent("n0", address, [address], *options)
+        fleet.wait_until_met()
+        yield agent
+
+
+async def asked(agent: Agent, body: bytes, method: str = "POST") -> Reply:
+    pool = PeerPool()
+    try:
+        return await pool.request(agent.address, method, "/v1/budget", body=body, deadline_s=10.0)
+    finally:
+        await pool.close()
+
+
+async def test_an_agent_answers_at_once_and_goes_on_after_nonsense(agent: Agent) -> None:
+    good = {"host": "models.example", "agent": agent.address, "requests": 3}
+    strangers = good | {"agent": "nobody:1"}
+    bad = [b"", b"[]", b"{", b"\xff", json.dumps(strangers).encode(), b"x" * 20_000]
+
+    statuses = [(await asked(agent, body)).status for body in bad]
+    answer = await asked(agent, json.dumps(good).encode())
+
+    assert statuses == [400] * len(bad)
+    assert (await asked(agent, b"", "GET")).status == 405
+    assert answer.status == 200
+    reply = BudgetReply.parse(answer.body)
+    assert reply.is_limited
+    assert len(reply.slots) == 2  # Half a second of four a second.
