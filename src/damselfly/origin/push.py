@@ -21,6 +21,7 @@ from damselfly.origin.access import OWN, Access
 from damselfly.origin.destination import Parcel, PushProgress, Standing
 from damselfly.origin.destinations import destination_for, local_place, maker_for
 from damselfly.origin.file_push import DirectoryPush
+from damselfly.origin.gate import Gate
 from damselfly.origin.parcel import Advance, Sign, Survey, packed
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.web import Web
@@ -100,7 +101,7 @@ async def _sent(
     parcel: Parcel, ref: Ref, begin: Callable[[str, int], Advance], access: Access, *, is_dry: bool
 ) -> PushReport:
     limits = OriginLimits()
-    web = Web(limits)
+    web = Web(limits, Gate())
     try:
         destination = destination_for(ref, web, access, limits)
         try:
