@@ -18,7 +18,7 @@ SECONDS ?= 60
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,csi,kubernetes,hf,s3,gs,az,sign,test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[agent,csi,kubernetes,hf,s3,gs,az,fsspec,sign,test,check]'
 	touch $@
 
 demo: $(VENV)/.done

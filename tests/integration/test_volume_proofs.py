@@ -83,7 +83,9 @@ def test_of_too_many_proofs_the_oldest_go(root: Path, monkeypatch: pytest.Monkey
 def test_a_store_of_before_proofs_is_taken_over(root: Path) -> None:
     opened(root).close()
     with closing(sqlite3.connect(root / "catalog.sqlite")) as connection:
-        connection.executescript("DROP TABLE proof; PRAGMA user_version = 1")
+        connection.executescript(
+            "DROP TRIGGER whole_gone; DROP TABLE signature; DROP TABLE whole; DROP TABLE proof; PRAGMA user_version = 1"
+        )
     (root / "proof.key").unlink()
 
     with opened(root) as store:

@@ -9,7 +9,7 @@ import email.utils
 import random
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,7 @@ PATIENCE_S = 600.0
 CLOCKS_MAX = 1024
 """Hosts that are remembered; redirects lead to any number."""
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
+_USED_UP = re.compile(r"(?:^|;)\s*r=0\s*;\s*t=([0-9]{1,6})\b", re.ASCII)
 
 
 class Shares(Protocol):
@@ -207,6 +208,18 @@ def _outcome_of(status: int) -> str:
     if status in {401, 403, 407}:
         return "denied"
     return "failed" if status >= 500 else "refused"
+
+
+def rest_told_by(headers: Mapping[str, str]) -> str | None:
+    """The header that says when a host wants to be asked again, as a Retry-After would say it.
+
+    Hubs say it with the `RateLimit` of the IETF's draft-ietf-httpapi-ratelimit-headers too:
+    nothing remains (`r=0`) until the window ends (`t=` seconds).
+    """
+    if told := headers.get("Retry-After"):
+        return told
+    match = _USED_UP.search(headers.get("RateLimit", "")[:400])
+    return match[1] if match else None
 
 
 def told_rest_s(text: str | None, wall_s: float) -> float | None:

@@ -14,7 +14,6 @@ from yarl import URL
 from damselfly.errors import (
     DamselflyError,
     ManifestError,
-    OriginBusyError,
     OriginChangedError,
     OriginDeniedError,
     OriginNotFoundError,
@@ -39,7 +38,6 @@ TREE_BYTES_MAX = 128 << 20
 _NEXT = re.compile(r'<([^<>\s]{1,4096})>\s*;\s*rel="?next"?', re.ASCII)
 _OID = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_RESET = re.compile(r"(?:^|;)\s*t=([0-9]{1,6})\b", re.ASCII)
 _NO_HEAD = frozenset({405, 501})
 
 
@@ -195,8 +193,6 @@ class HubAPI:
         )
         if error is not None:
             raise error
-        if answer.status == 429:
-            raise OriginBusyError(f"{doing}: the hub answered 429", _retry_after_s(answer))
         check_status(answer, doing)
 
 
@@ -231,15 +227,6 @@ def refusal(
             )
         case _:
             return None
-
-
-def _retry_after_s(answer: Answer) -> float | None:
-    """When to ask again: the usual header, or the one of rate limits that the hub has besides."""
-    text = answer.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdecimal() and len(text) < 7:
-        return float(text)
-    match = _RESET.search(answer.headers.get("RateLimit", "")[:400])
-    return float(match[1]) if match else None
 
 
 def _next(answer: Answer, endpoint: str, doing: str) -> str:

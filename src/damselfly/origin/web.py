@@ -54,7 +54,7 @@ from damselfly.errors import (
 from damselfly.model.digest import Digest
 from damselfly.model.plan import VERSION_CHARS_MAX
 from damselfly.origin.access import ANONYMOUS, Authorizer
-from damselfly.origin.gate import Gate, told_rest_s
+from damselfly.origin.gate import Gate, rest_told_by, told_rest_s
 from damselfly.origin.host_names import HostNames
 from damselfly.origin.link_local import denied, is_forbidden
 from damselfly.origin.low_water import LowWater, Socket
@@ -422,7 +422,7 @@ class Web:
                     left_s = self._gate.patience_s - waited_s
                     if self._gate.rest_s(_host_of(place)) > left_s:
                         said = f"{doing}: the origin answered {answer.status}, and wants to be left"
-                        rest_s = told_rest_s(answer.headers.get("Retry-After"), time.time())
+                        rest_s = told_rest_s(rest_told_by(answer.headers), time.time())
                         raise OriginBusyError(f"{said} alone", rest_s)
                     continue  # The gate waits as long as was asked for.
                 if answer.status not in _UNSTEADY or method not in _REPEATABLE:
@@ -467,7 +467,7 @@ class Web:
             self._gate.failed(host)
             raise
         self._asked_s[answer] = asked_s
-        told = answer.headers.get("Retry-After")
+        told = rest_told_by(answer.headers)
         return answer, self._gate.answered(host, answer.status, told)
 
     async def _opened(self) -> aiohttp.ClientSession:
@@ -669,7 +669,9 @@ class HTTPStream:
             except OriginUnavailableError as exc:
                 failure = exc
                 continue
-            except RemoteProtocolError as exc:
+            except (OriginDeniedError, OriginNotFoundError, RemoteProtocolError) as exc:
+                # What opened it may be over by now, a signed address above all. Whether it is
+                # refused for good says a request for what is left, with a fresh one.
                 raise failure from exc
             self._opened = body
             if former.version and body.version and former.version != body.version:
