@@ -15,12 +15,14 @@ import tempfile
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from damselfly import __version__
+from damselfly.errors import SignatureError
 from deploy.contained import Confinement
 from deploy.dockerfile import parse
 from deploy.image import ROOT, Image, build, make_base
@@ -46,6 +48,25 @@ IMPORTS = {
 
 # Without a cluster there is neither an API to ask for peers nor a node to ask for its zone.
 ALONE = {"--peers": "127.0.0.1:7460", "--zone": "here"}
+
+# What agent.configMap holds, where the chart mounts it.
+CONFIG_FOLDER = "/etc/damselfly/config"
+RULES = """
+[[signatures]]
+prefix = "file:///models/"
+require = "required"
+key = "owner.pub"
+"""
+MAKE_KEYS = f"""
+from pathlib import Path
+from cryptography.hazmat.primitives import serialization as form
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+pem, plain = form.Encoding.PEM, form.NoEncryption()
+Path("/models/owner.pem").write_bytes(key.private_bytes(pem, form.PrivateFormat.PKCS8, plain))
+public = key.public_key().public_bytes(pem, form.PublicFormat.SubjectPublicKeyInfo)
+Path("{CONFIG_FOLDER}/owner.pub").write_bytes(public)
+"""
 
 # Asked of whoever is process 1: the port, and the path that says that it is up.
 ASK = """
@@ -85,6 +106,8 @@ def main() -> int:
             _confine(image, containers[name], host).run(_command(image, containers[name]))
             print(f"{name}: done", flush=True)
         _check_the_agent(image, containers["agent"], host)
+        if "sign" in extras():
+            _check_signatures(image, containers["agent"], host, work)
         _check_the_driver(image, containers["csi"], host)
     print("the image is as it should be")
     return 0
@@ -207,6 +230,44 @@ def _check_a_client(image: Image, folder: Path) -> None:
         print("strangers: refused", flush=True)
         return
     raise AssertionError("a stranger has commanded the agent")
+
+
+def _check_signatures(
+    image: Image, container: Mapping[str, Any], host: Mapping[str, Path], work: Path
+) -> None:
+    """An agent with a configuration file takes what its rule's key signed, and nothing else."""
+    folders = {CONFIG_FOLDER: work / "config", "/models": work / "models"}
+    for target, folder in folders.items():
+        folder.mkdir()
+        (image.root / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    (work / "config" / "config.toml").write_text(RULES)
+    for name in ("signed", "unsigned"):
+        (work / "models" / name).mkdir()
+        (work / "models" / name / "weights.bin").write_bytes(name.encode() * 1000)
+    publisher = Confinement(
+        root=image.root,
+        environ=image.environ,
+        binds={target: (folder, "rw") for target, folder in folders.items()},
+    )
+    publisher.run(["python", "-c", MAKE_KEYS])
+    signing = ["--sign-key", "/models/owner.pem", "--quiet"]
+    publisher.run([*image.entrypoint, "push", "/models/signed", "/models/signed", *signing])
+
+    plain = _confine(image, container, host)
+    seen = {target: (folder, "ro") for target, folder in folders.items()}
+    agent = replace(
+        plain,
+        environ={**plain.environ, "DAMSELFLY_CONFIG": f"{CONFIG_FOLDER}/config.toml"},
+        binds={**plain.binds, **seen},
+    )
+    with _running(agent.command(_command(image, container))) as (process, first):
+        _ask(process, first, "9464", "/readyz")
+        client = replace(plain, binds={"/run/damselfly": (host["socket"], "ro")})
+        pull = [*image.entrypoint, "pull", "--socket", "/run/damselfly/agent.sock", "--quiet"]
+        client.run([*pull, "file:///models/signed/"])
+        refused = subprocess.run(client.command([*pull, "file:///models/unsigned/"]), check=False)
+        assert refused.returncode == SignatureError.exit_code, refused
+        print("signatures: required, and verified", flush=True)
 
 
 def _check_the_driver(image: Image, container: Mapping[str, Any], host: Mapping[str, Path]) -> None:
