@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,10 @@ def without_order(daemon_set: Document) -> Document:
     """With its lists of variables, mounts and volumes sorted by name."""
     ordered = copy.deepcopy(daemon_set)
     pod = ordered["spec"]["template"]["spec"]
-    lists = [pod["volumes"]]
+    lists: list[list[Document]] = [pod["volumes"]]
     lists += [one.get(key, []) for one in pod["containers"] for key in ("env", "volumeMounts")]
     for each in lists:
-        each.sort(key=lambda one: str(one["name"]))
+        each.sort(key=itemgetter("name"))
     return ordered
 
 
