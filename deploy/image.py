@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 BASE = "python:3.11-slim-bookworm"
 PACKAGES = "ca-certificates,python3,python3-venv"
 MIRROR = "http://deb.debian.org/debian"
-# What the host's pip is told about its network, pip in a build may know too.
-PASSED_ON = ("PIP_INDEX_URL", "PIP_CERT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# What the host's pip is told about its network, pip in a build may know too; and a build argument.
+PASSED_ON = ("EXTRAS", "PIP_INDEX_URL", "PIP_CERT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass
