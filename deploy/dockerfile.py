@@ -31,6 +31,11 @@ class Stage:
     name: str = ""
     steps: list[Step] = field(default_factory=list[Step])
 
+    def arguments(self) -> dict[str, str]:
+        """The defaults of its build arguments; one without a default is left out."""
+        values = (step.value for step in self.steps if step.keyword == "ARG")
+        return dict(value.split("=", 1) for value in values if "=" in value)
+
 
 def parse(text: str) -> list[Stage]:
     """The stages of a Dockerfile, with ARGs before the first one put into their bases.

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 BASE = "python:3.11-slim-bookworm"
 PACKAGES = "ca-certificates,python3,python3-venv"
 MIRROR = "http://deb.debian.org/debian"
-# What the host's pip is told about its network, pip in a build may know too.
-PASSED_ON = ("PIP_INDEX_URL", "PIP_CERT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# What the host's pip is told about its network, pip in a build may know too; and a build argument.
+PASSED_ON = ("EXTRAS", "PIP_INDEX_URL", "PIP_CERT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Image:
             "PATH": "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
         }
     )
+    arguments: dict[str, str] = field(default_factory=dict[str, str])
+    """Of the build: its steps know them, what runs later does not."""
     user: str = "0:0"
     folder: str = "/"
     entrypoint: list[str] = field(default_factory=list[str])
@@ -79,7 +81,7 @@ def _build_stage(stage: Stage, base: Path, root: Path, built: dict[str, Image]) 
     if stage.base != BASE:
         raise UnknownStepError(f"FROM {stage.base}: what stands for it here is {BASE}")
     subprocess.run(["cp", "--archive", "--reflink=auto", base, root], check=True)
-    image = Image(root)
+    image = Image(root, arguments=stage.arguments())
     for step in stage.steps:
         print(f"  {step.keyword} {step.value[:90]}", flush=True)
         _take(step, image, built)
@@ -89,7 +91,7 @@ def _build_stage(stage: Stage, base: Path, root: Path, built: dict[str, Image]) 
 def _take(step: Step, image: Image, built: dict[str, Image]) -> None:
     match step.keyword:
         case "ARG" | "LABEL" | "CMD":
-            pass  # CMD: every container of ours says its own.
+            pass  # ARG: known before; CMD: every container of ours says its own.
         case "ENV":
             image.environ |= environment(step.value, image.environ)
         case "USER":
@@ -115,7 +117,7 @@ def _run(command: str, image: Image) -> None:
     passed = {name: value for name in PASSED_ON if (value := os.environ.get(name))}
     confinement = Confinement(
         root=image.root,
-        environ={**image.environ, **passed, "HOME": "/root"},
+        environ={**image.environ, **image.arguments, **passed, "HOME": "/root"},
         has_network=True,
         capabilities=None,
     )

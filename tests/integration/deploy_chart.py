@@ -24,7 +24,12 @@ EVERYTHING: Document = {
     "agent": {
         "selectNodes": True,
         "settings": {"store": {"capacity_bytes": "500GiB", "high": 0.9}, "log": {"level": "debug"}},
-        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "configMap": "damselfly-config",
+        "env": [
+            {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+        ],
+        "envFrom": [{"secretRef": {"name": "models-aws", "optional": True}}],
         "seLinuxOptions": {"type": "spc_t"},
     },
     "csi": {"settings": {"allow_file_refs": True, "log_level": "debug"}},
@@ -41,6 +46,7 @@ EVERYTHING: Document = {
     ],
     "monitoring": {"kind": "PodMonitor", "rules": True, "labels": {"release": "prometheus"}},
     "certificates": {"enabled": True, "issuerRef": {"name": "internal"}},
+    "origin": {"credentialsSecret": "origins"},
     "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/models"}},
     "affinity": {"nodeAffinity": {}},
     "podAnnotations": {"example.com/team": "ml"},

@@ -229,6 +229,14 @@ def container(objects: list[Document], name: str) -> Document:
         ({"agent": {"membership": "gossip"}}, "membership"),
         ({"agent": {"settings": {"store": {"capacity": "1GiB"}}}}, "capacity"),
         ({"agent": {"settings": {"agent": {"socket_mode": "0777"}}}}, "socket_mode"),
+        ({"agent": {"configMap": "No_Name"}}, "agent/configMap"),
+        ({"agent": {"env": [{"name": "DAMSELFLY_CONFIG", "value": "/x"}]}}, "agent/env/0/name"),
+        ({"agent": {"env": [{"name": "POD_IP", "value": "10.0.0.1"}]}}, "agent/env/0/name"),
+        ({"agent": {"env": [{"name": "HF_TOKEN", "valueFrom": {"secret": NOTHING}}]}}, "secret"),
+        ({"agent": {"env": [{"name": "PORT", "value": 80}]}}, "agent/env/0/value"),
+        ({"agent": {"envFrom": [{"prefix": "AWS_"}]}}, "agent/envFrom/0"),
+        ({"agent": {"envFrom": [{"secretRef": NOTHING}]}}, "agent/envFrom/0/secretRef"),
+        ({"csi": {"env": []}}, "env"),
         ({"csi": {"settings": {"endpoint": "unix:///x"}}}, "endpoint"),
         ({"csi": {"settings": {"log_level": "loud"}}}, "log_level"),
         ({"image": {"digest": "sha256:abc"}}, "digest"),
@@ -292,3 +300,8 @@ def test_notes_tell_what_is_open() -> None:
     assert "can reach the agents" not in quiet
     assert "every pod of the cluster can reach the agents" in loud
     assert "no NetworkPolicy holds there" in host
+
+
+def test_notes_tell_where_the_configuration_comes_from() -> None:
+    assert "ConfigMap rules" in render({"agent": {"configMap": "rules"}})["NOTES.txt"]
+    assert "ConfigMap" not in render({})["NOTES.txt"]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from deploy.dockerfile import (
     environment,
     parse,
 )
+from deploy.image_check import IMPORTS, extras
 from tests.integration.deploy_chart import DEPLOY, ROOT, containers_of, documents, pod_of
 
+EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
 HADOLINT = Path(sys.executable).parent / "hadolint"
 TEXT = (DEPLOY / "Dockerfile").read_text()
 IGNORE = (ROOT / ".dockerignore").read_text()
@@ -81,6 +86,31 @@ def test_the_context_is_what_is_copied_and_nothing_else() -> None:
     assert Path("src/damselfly/p2p") in files  # the link itself
     assert Path("p2p/planner.py") in files
     assert not any("__pycache__" in path.parts for path in files)
+
+
+def test_the_image_has_what_a_node_needs_by_extras_that_there_are() -> None:
+    installed = extras()
+
+    assert set(installed) <= EXTRAS.keys()
+    assert {"agent", "csi", "kubernetes", "s3", "gs", "az", "sign"} == set(installed)
+
+
+def test_every_extra_that_an_image_may_have_is_looked_for_in_it() -> None:
+    assert IMPORTS.keys() == EXTRAS.keys() - {"test", "check"}
+
+
+def test_the_extras_are_an_argument_of_the_build() -> None:
+    installs = [value for value in steps("RUN", 0) if "pip install" in value]
+
+    assert len(installs) == 1
+    assert "'.[$EXTRAS]'" not in installs[0]  # a shell leaves it as it is between such quotes
+    assert '".[$EXTRAS]"' in installs[0]
+
+
+def test_arguments_are_known_by_their_defaults() -> None:
+    (stage,) = parse("FROM a\nARG INDEX\nARG EXTRAS=one,two\nRUN b\n")
+
+    assert stage.arguments() == {"EXTRAS": "one,two"}
 
 
 def test_stages_and_their_steps_are_read() -> None:

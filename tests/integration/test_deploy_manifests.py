@@ -4,10 +4,15 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from damselfly.agent.config import load_config
+from damselfly.agent.signature_rules import read_rules
 from tests.integration.deploy_chart import (
     DEPLOY,
     ROOT,
@@ -58,15 +63,53 @@ def test_rendering_takes_away_what_the_chart_has_no_more(tmp_path: Path) -> None
     assert not (tmp_path / "forgotten.yaml").exists()
 
 
-def test_kustomize_builds_the_same_objects() -> None:
+def kustomized(folder: Path) -> list[Document]:
     built = subprocess.run(
-        [KUBECTL, "kustomize", MANIFESTS], capture_output=True, text=True, check=True, timeout=120
+        [KUBECTL, "kustomize", folder], capture_output=True, text=True, check=True, timeout=120
     )
+    return documents(built.stdout)
 
-    def by_name(objects: list[Document]) -> dict[tuple[str, str], Document]:
-        return {(one["kind"], one["metadata"]["name"]): one for one in objects}
 
-    assert by_name(documents(built.stdout)) == by_name(committed())
+def by_name(objects: list[Document]) -> dict[tuple[str, str], Document]:
+    return {(one["kind"], one["metadata"]["name"]): one for one in objects}
+
+
+def test_kustomize_builds_the_same_objects() -> None:
+    assert by_name(kustomized(MANIFESTS)) == by_name(committed())
+
+
+def without_order(daemon_set: Document) -> Document:
+    """With its lists of variables, mounts and volumes sorted by name."""
+    ordered = copy.deepcopy(daemon_set)
+    pod = ordered["spec"]["template"]["spec"]
+    lists: list[list[Document]] = [pod["volumes"]]
+    lists += [one.get(key, []) for one in pod["containers"] for key in ("env", "volumeMounts")]
+    for each in lists:
+        each.sort(key=itemgetter("name"))
+    return ordered
+
+
+def test_the_example_with_signatures_is_what_the_chart_makes_of_a_config_map() -> None:
+    built = kustomized(DEPLOY / "examples" / "signatures")
+    chart = rendered({"namespace": {"create": True}, "agent": {"configMap": "damselfly-config"}})
+
+    config_map = only(built, "ConfigMap")
+    assert config_map["metadata"] == {"name": "damselfly-config", "namespace": "damselfly"}
+    assert without_order(only(built, "DaemonSet")) == without_order(only(chart, "DaemonSet"))
+
+
+def test_the_rules_of_the_example_are_rules_with_their_keys_beside_them(tmp_path: Path) -> None:
+    config_map = only(kustomized(DEPLOY / "examples" / "signatures"), "ConfigMap")
+    for name, text in config_map["data"].items():
+        (tmp_path / name).write_text(text)
+    flags = {"agent.listen": "127.0.0.1:7460", "agent.socket": "/x/s", "store.path": "/x"}
+
+    load_config(flags, {"DAMSELFLY_CONFIG": str(tmp_path / "config.toml")})
+    (rule,) = read_rules(tmp_path / "config.toml")
+
+    assert rule.trust().method is not None
+    (public,) = [load_pem_public_key(file.read_bytes()) for file in rule.files]
+    assert isinstance(public, EllipticCurvePublicKey)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -391,5 +391,52 @@ def test_a_secret_with_credentials_is_for_the_agent_alone() -> None:
     assert "--credentials" not in named(rendered({}))["agent"]["args"]
 
 
+def test_a_configuration_file_is_for_the_agent_alone_and_can_change_under_it() -> None:
+    objects = rendered({"agent": {"configMap": "rules"}})
+    containers = named(objects)
+    volumes = {each["name"]: each for each in daemon_pod(objects)["volumes"]}
+    variables = {one["name"]: one.get("value") for one in containers["agent"]["env"]}
+    (mount,) = [one for one in containers["agent"]["volumeMounts"] if one["name"] == "config"]
+
+    assert variables["DAMSELFLY_CONFIG"] == f"{mount['mountPath']}/config.toml"
+    # A single file of a volume (subPath) would stay what it was at the start.
+    assert mount == {"name": "config", "mountPath": "/etc/damselfly/config", "readOnly": True}
+    assert volumes["config"]["configMap"] == {"name": "rules"}
+    mounts = {name: _mounted(container) for name, container in containers.items()}
+    assert [name for name, mounted in mounts.items() if "config" in mounted] == ["agent"]
+    assert "config" not in {each["name"] for each in daemon_pod(rendered({}))["volumes"]}
+
+
+def test_the_environment_of_origins_is_for_the_agent_alone() -> None:
+    token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    source = {"secretRef": {"name": "models-aws"}}
+
+    containers = named(rendered({"agent": {"env": [token], "envFrom": [source]}}))
+
+    assert token in containers["agent"]["env"]
+    assert containers["agent"]["envFrom"] == [source]
+    for name in containers.keys() - {"agent"}:
+        assert "envFrom" not in containers[name]
+        assert token not in containers[name].get("env", [])
+
+
+def test_roles_that_clouds_bind_to_the_account_are_for_the_agent_alone(
+    objects: list[Document],
+) -> None:
+    annotations = only(objects, "DaemonSet")["spec"]["template"]["metadata"]["annotations"]
+    others = named(objects).keys() - {"agent"}
+
+    assert set(annotations["eks.amazonaws.com/skip-containers"].split(",")) == others
+    assert set(annotations["azure.workload.identity/skip-containers"].split(";")) == others
+
+
+def test_annotations_of_the_user_beat_those_of_the_chart() -> None:
+    own = {"eks.amazonaws.com/skip-containers": "csi", "example.com/team": "ml"}
+
+    daemon_set = only(rendered({"podAnnotations": own}), "DaemonSet")
+
+    assert own.items() <= daemon_set["spec"]["template"]["metadata"]["annotations"].items()
+
+
 def _mounted(container: Document) -> list[str]:
     return [mount["name"] for mount in container.get("volumeMounts", [])]

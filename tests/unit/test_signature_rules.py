@@ -176,6 +176,33 @@ def test_a_file_that_changes_is_read_again_and_a_broken_one_is_told(tmp_path: Pa
     assert not rules.trouble
 
 
+def test_a_directory_that_kubernetes_replaces_is_followed_with_its_keys(tmp_path: Path) -> None:
+    def publish(version: str, prefix: str, key: bytes) -> None:
+        (tmp_path / version).mkdir()
+        rule = f'[[signatures]]\nprefix = "{prefix}"\nrequire = "required"\nkey = "owner.pub"\n'
+        (tmp_path / version / "config.toml").write_text(rule)
+        (tmp_path / version / "owner.pub").write_bytes(key)
+        (tmp_path / "..new").symlink_to(version)
+        (tmp_path / "..new").rename(tmp_path / "..data")
+
+    publish("..1", "s3://one/", b"one")
+    for name in ("config.toml", "owner.pub"):
+        (tmp_path / name).symlink_to(Path("..data") / name)
+    rules = Rules.of(tmp_path / "config.toml")
+    one, two = Ref.parse("s3://one/x"), Ref.parse("s3://two/x")
+    before = rules.rule_for(one)
+    assert before is not None
+    trusted = before.trust().materials
+    assert rules.rule_for(two) is None
+
+    publish("..2", "s3://two/", b"two")
+
+    after = rules.rule_for(two)
+    assert rules.rule_for(one) is None
+    assert after is not None
+    assert (trusted, after.trust().materials) == ((b"one",), (b"two",))
+
+
 def test_a_table_that_is_broken_at_the_start_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("signatures = 1\n")
 

@@ -46,6 +46,19 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "damselfly.taint" -}}{{ include "damselfly.driver" . }}/agent-not-ready{{- end -}}
 {{- define "damselfly.socket" -}}{{ .Values.socketDirectory }}/agent.sock{{- end -}}
 
+{{/* The pod's containers besides the agent. */}}
+{{- define "damselfly.others" -}}
+- prepare
+- prepare-socket
+- csi
+{{- if not .Values.csi.selfRegister }}
+- registrar
+{{- end }}
+{{- if .Values.provisioner.enabled }}
+- provisioner
+{{- end }}
+{{- end -}}
+
 {{/* Who of the pod's containers speaks with the API: only those get the token. */}}
 {{- define "damselfly.agentUsesAPI" -}}
 {{- if or (eq .Values.agent.membership "kubernetes") .Values.agent.zoneFromNode }}yes{{ end -}}
