@@ -196,13 +196,13 @@ def _path(entry: Mapping[str, object], blob: Blob, number: int) -> str | None:
             )
     elif kind in _ARCHIVES or notes.get(UNPACK) == "true":
         raise UnsupportedFormatError(
-            f"{shown} is a directory or an image layer that was packed ({kind[:120]!a}): only layers"
-            " that are files are supported; push the files one by one"
+            f"{shown} is a directory or an image layer that was packed ({kind[:120]!a}): only"
+            " layers that are files are supported; push the files one by one"
         )
     if not path:
         raise ManifestError(
-            f"{shown} ({kind[:120]!a}) does not say which file it is, by {FILE_PATH} or {TITLE}: this"
-            " is no model artifact"
+            f"{shown} ({kind[:120]!a}) does not say which file it is, by {FILE_PATH} or {TITLE}:"
+            " this is no model artifact"
         )
     return path
 
