@@ -47,12 +47,14 @@ def test_a_pull_outlasts_trouble_and_reads_nothing_twice(
     fleet.wait_until_met()
 
     with ThreadPoolExecutor(AGENTS) as threads:
-        pulled = list(threads.map(lambda agent: agent.pull(origin.url), fleet.agents))
+        begun_pulls = [threads.submit(agent.pull, origin.url) for agent in fleet.agents]
+        pulled = [each.result() for each in begun_pulls]
 
     assert all(same_tree(Path(each.path), model) for each in pulled)
     stats = origin.stats()
     model_bytes = sum(file.stat().st_size for file in model.iterdir())
-    begun = Counter((path, start) for path, start in stats["reads_begun"])
+    reads: list[tuple[str, int]] = stats["reads_begun"]
+    begun = Counter((path, start) for path, start in reads)
     again = [count - 1 for count in begun.values() if count > 1]
     if failure == "stalled":  # The home gives it to another agent, which has nothing of it.
         assert sum(again) <= FAILURES[failure]
