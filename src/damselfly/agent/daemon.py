@@ -22,6 +22,7 @@ from damselfly.agent.advertise import is_loopback
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
 from damselfly.agent.credentials import CredentialsFile
+from damselfly.agent.heap import keep_heap
 from damselfly.agent.holdings import Holdings, plan_of
 from damselfly.agent.kubernetes_targets import KubernetesTargets
 from damselfly.agent.node import Counters, LocalNode
@@ -107,6 +108,7 @@ def run(config: AgentConfig) -> int:
         DamselflyError: it cannot start, or cannot go on.
     """
     configure(config.log.level, config.log.format)
+    keep_heap()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
