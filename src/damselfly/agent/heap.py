@@ -1,10 +1,10 @@
 """The heap of the C library, told what an agent does with it.
 
-Every read of a socket is an object of up to 256 KiB that lives for a moment. glibc gives such memory
-back to the kernel at once and asks for it again at the next read (mallopt(3): what is larger than
-M_MMAP_THRESHOLD is mapped by itself, and a heap whose end is free for more than M_TRIM_THRESHOLD
-shrinks), so each of its pages is zeroed and faulted in anew: a quarter of the CPU of a pull from an
-origin, measured. So the end of the heap is kept.
+Every read of a socket is an object of up to 256 KiB that lives for a moment. glibc gives such
+memory back to the kernel at once and asks for it again at the next read (mallopt(3): what is larger
+than M_MMAP_THRESHOLD is mapped by itself, and a heap whose end is free for more than
+M_TRIM_THRESHOLD shrinks), so each of its pages is zeroed and faulted in anew: a quarter of the CPU
+of a pull from an origin, measured. So the end of the heap is kept.
 """
 
 import ctypes
@@ -26,4 +26,4 @@ def keep_heap() -> bool:
         (_M_TRIM_THRESHOLD, KEPT_BYTES),
         (_M_TOP_PAD, KEPT_BYTES // 8),
     )
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    return sum(mallopt(name, value) for name, value in settings) == len(settings)
