@@ -378,6 +378,7 @@ class Hashing:
     """One member's part in one swarm. Belongs to one task.
 
     `expected` are the digests that the origin published, by file number; `sizes` the files' bytes.
+    Who does not `believe` reads every file, whatever others found.
     """
 
     def __init__(
@@ -386,9 +387,11 @@ class Hashing:
         sizes: Mapping[int, int],
         *,
         limits: HashingLimits | None = None,
+        believes: bool = True,
         now: float,
     ) -> None:
         self._limits = limits or HashingLimits()
+        self._believes = believes
         self._files = {file: _File(digests, sizes[file]) for file, digests in expected.items()}
         self._actions: deque[Hash | Refuse] = deque()
         self._untold: dict[int, Found] = {}
@@ -466,7 +469,7 @@ class Hashing:
 
     def _judge(self, one: _File) -> None:
         """Believe a match, doubt everything else that was told of the content that is here."""
-        if one.content is None or one.own is not None:
+        if one.content is None or one.own is not None or not self._believes:
             return
         said = one.told.get(one.content)
         if said is None:
@@ -495,7 +498,7 @@ class Hashing:
 
     def _is_due(self, one: _File, now: float) -> bool:
         limits = self._limits
-        if one.is_ours and one.share >= limits.begins_at:
+        if (one.is_ours or not self._believes) and one.share >= limits.begins_at:
             return True
         if one.content is None:
             return False

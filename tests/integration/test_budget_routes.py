@@ -8,6 +8,7 @@ import pytest
 
 from bench.agents import Agent, Fleet, free_addresses
 from damselfly.p2p.budget import BudgetReply
+from damselfly.p2p.messages import AgentID
 from damselfly.p2p.rendezvous import home_of
 from damselfly.p2p.transport import PeerPool, Reply
 
@@ -33,7 +34,7 @@ async def asked(agent: Agent, body: bytes, method: str = "POST") -> Reply:
 
 
 async def test_an_agent_answers_at_once_and_goes_on_after_nonsense(agents: list[Agent]) -> None:
-    home = home_of("origin:models.example", [each.address for each in agents])
+    home = home_of("origin:models.example", [AgentID(each.address) for each in agents])
     agent, other = sorted(agents, key=lambda each: each.address != home)
     good = {"host": "models.example", "agent": other.address, "requests": 3}
     strangers = good | {"agent": "nobody:1"}
