@@ -32,6 +32,8 @@ class HomesLimits:
     homes_per_agent_max: int = 512
     """Twice the swarms that an agent seeds at once (`agent/swarms.py`)."""
     idle_s: float = 600.0
+    counts_max: int = 8
+    """Numbers of files in one swarm: one is right, and the others are lies."""
     lines_waiting_max: int = 1024
     """A listener that is so far behind is cut off; it comes back and is told everything."""
 
@@ -44,8 +46,9 @@ class _Desk:
     listeners: dict[AgentID, Lines[LiveLine]] = field(
         default_factory=dict[AgentID, Lines[LiveLine]]
     )
-    hashes: HashDesk | None = None
-    """Who reads which files again; where an origin published digests of them."""
+    hashes: dict[int, HashDesk] = field(default_factory=dict[int, HashDesk])
+    """Who reads which files again, where an origin published digests of them; by their number: who
+    counts them wrongly is alone with it."""
 
 
 class Homes:
@@ -93,9 +96,18 @@ class Homes:
             RemoteProtocolError: the desk does not take it, or there are too many homes.
         """
         desk = self._desk(swarm, chunk_count, None if is_ours else report.agent)
-        if desk.hashes is None:
-            desk.hashes = HashDesk(swarm, report.file_count)
-        return desk.hashes.reported(report, self._clock.monotonic_s())
+        now = self._clock.monotonic_s()
+        count = report.file_count
+        for other in [desk.hashes[n] for n in desk.hashes if n != count]:
+            other.left(report.agent)
+        if count not in desk.hashes:
+            if len(desk.hashes) >= self._limits.counts_max:
+                for n in [n for n, one in desk.hashes.items() if one.is_vacant(now)]:
+                    del desk.hashes[n]
+            if len(desk.hashes) >= self._limits.counts_max and not is_ours:
+                raise RemoteProtocolError(f"{len(desk.hashes)} numbers of files in one swarm")
+            desk.hashes[count] = HashDesk(swarm, count)
+        return desk.hashes[count].reported(report, now)
 
     async def live(
         self, swarm: SwarmID, agent: AgentID, chunk_count: int, *, is_ours: bool = False

@@ -92,3 +92,17 @@ def test_a_home_that_refuses_twice_is_passed_over_for_the_next_in_rank() -> None
     before_us = before_us[: before_us.index(me)]
     assert asked == [home for home in before_us for _ in range(2)]
     assert before_us
+
+
+def test_who_counts_other_files_is_alone_with_it() -> None:
+    homes = Homes("boot", SystemClock())
+    swarm = swarm_of(1)
+    for count in range(2, 40):  # A liar has one number of files at a time.
+        homes.hashed(swarm, 8, HashReport(AgentID("liar:1"), "boot", count, 3))
+
+    reply = homes.hashed(swarm, 8, HashReport(AgentID("a:1"), "boot", 1, 1))
+    homes.hashed(swarm, 8, HashReport(AgentID("liar:1"), "boot", 7, 3))
+
+    assert reply.yours == (0,)
+    again = HashReport(AgentID("a:1"), "boot", 1, 1)
+    assert homes.hashed(swarm, 8, again).yours == (0,)
