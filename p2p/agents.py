@@ -33,6 +33,7 @@ class Agents:
         self._changed = asyncio.Event()
         self._met = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
+        self._known: tuple[int, frozenset[AgentID]] = (-1, frozenset())
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -56,6 +57,16 @@ class Agents:
         """An agent greeted us; tell whether it is in our view."""
         is_known = self._core.greeted_by(agent, boot, self._clock.monotonic_s())
         self._changed.set()
+        return is_known
+
+    def knows(self, agent: AgentID, boot: str = "") -> bool:
+        """Whether this is another agent of our view; who is not, and is listed, is greeted soon."""
+        if self._known[0] != self._core.version:
+            others = self._core.view.keys() - {self.me.agent}
+            self._known = self._core.version, frozenset(others)
+        is_known = agent in self._known[1]
+        if not is_known and boot and agent != self.me.agent:
+            self.greeted_by(agent, boot)
         return is_known
 
     @property

@@ -99,12 +99,19 @@ class Budgets:
     # --- as a home -----------------------------------------------------------------------------
 
     def answer(self, question: BudgetQuestion) -> BudgetReply:
-        """Answer an agent that asks us as the home of a host, or hear a home tell of a rest."""
-        me = self._agents.me.agent
-        if question.agent != me and question.agent not in self._agents.view:
+        """Answer an agent that asks us as the home of a host, or hear a home tell of a rest.
+
+        Raises:
+            RemoteProtocolError: whoever asks is not in our view, or calls itself by our name.
+        """
+        if question.agent == self._agents.me.agent or question.agent not in self._agents.view:
             raise RemoteProtocolError(f"{question.agent} asks for a budget, and nobody knows it")
-        if question.rests_s and question.agent != me:
+        if question.rests_s:
             self._rests.told_to_rest(question.host, question.rests_s)
+        return self._answer(question)
+
+    def _answer(self, question: BudgetQuestion) -> BudgetReply:
+        me = self._agents.me.agent
         if self._home_of(question.host) != me and not (question.requests or question.length):
             return BudgetReply()  # News for us, or from somebody who sees other agents.
         reply = self._home.asked(question, self._clock.monotonic_s())
@@ -233,7 +240,7 @@ class Budgets:
 
     async def _asked(self, home: AgentID, question: BudgetQuestion) -> BudgetReply:
         if home == self._agents.me.agent:
-            return self.answer(question)
+            return self._answer(question)
         answer = await self._pool.request(
             home, "POST", "/v1/budget", body=question.to_json(), deadline_s=ANSWER_S
         )

@@ -35,6 +35,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from damselfly.errors import RemoteProtocolError
@@ -205,6 +206,10 @@ class HashDeskLimits:
     """Files that are given out at a time: they are finished in order, more or less."""
     found_max: int = 4
     """Different things that may be told of one file: one is true, the others are lies."""
+    readers_max: int = 8
+    """Members that are remembered for reading one file."""
+    scanned_max: int = 16_384
+    """Files that are looked at for one answer: the next one goes on from there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -212,8 +217,17 @@ class _Member:
     boot: str
     wanted: int
     heard_s: float
+    bits: bytes = b""
+    """What it wants once more: a bit of a long integer costs as much as all of it."""
     reading: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
     """How far each reading was, and when it last moved."""
+    told_from: int = 0
+    """The file from which on it is told next what others found."""
+    open_from: int = 0
+    """The file from which on is looked for what nobody has found."""
+
+    def wants(self, file: int) -> bool:
+        return bool(self.bits[file >> 3] >> (file & 7) & 1)
 
 
 class HashDesk:
@@ -227,7 +241,8 @@ class HashDesk:
         self._limits = limits or HashDeskLimits()
         self._members: dict[AgentID, _Member] = {}
         self._found: dict[int, dict[Found, AgentID]] = {}
-        self._refused = 0
+        self._readers: dict[int, dict[AgentID, None]] = {}
+        self._refused: set[int] = set()
         """Files that somebody found to be wrong: whoever holds them reads them for itself."""
 
     def __repr__(self) -> str:
@@ -248,20 +263,44 @@ class HashDesk:
         if member is None or member.boot != report.boot:
             if member is None and len(self._members) >= self._limits.members_max:
                 raise RemoteProtocolError(f"{len(self._members)} members hash here already")
+            self.left(report.agent)
             member = self._members[report.agent] = _Member(report.boot, report.wanted, now)
         member.heard_s = now
         member.wanted = report.wanted
+        member.bits = report.wanted.to_bytes((self.file_count + 7) // 8, "little")
         before = member.reading
-        member.reading = {}
+        self._reads_no_more(report.agent, member)
         for file, read_bytes in report.reading:
             known = before.get(file)
             is_moved = known is None or read_bytes > known[0]
             member.reading[file] = (read_bytes, now if known is None or is_moved else known[1])
+            readers = self._readers.setdefault(file, {})
+            if len(readers) < self._limits.readers_max:
+                readers[report.agent] = None
         for found in report.found:
             self._learn(found, report.agent)
-            self._refused &= ~(1 << found.file)
-        self._refused |= report.refused
+            self._refused.discard(found.file)
+        self._refused.update(islice(indexes_of(report.refused), FOUND_MAX))
         return self._answer(report.agent, member, now)
+
+    def left(self, agent: AgentID) -> None:
+        """This agent is no member any more."""
+        member = self._members.pop(agent, None)
+        if member is not None:
+            self._reads_no_more(agent, member)
+
+    def is_vacant(self, now: float) -> bool:
+        """Nobody has spoken lately."""
+        self._sweep(now)
+        return not self._members
+
+    def _reads_no_more(self, agent: AgentID, member: _Member) -> None:
+        for file in member.reading:
+            readers = self._readers.get(file, {})
+            readers.pop(agent, None)
+            if not readers:
+                self._readers.pop(file, None)
+        member.reading = {}
 
     def _learn(self, found: Found, agent: AgentID) -> None:
         told = self._found.setdefault(found.file, {})
@@ -274,32 +313,42 @@ class HashDesk:
 
     def _answer(self, agent: AgentID, member: _Member, now: float) -> HashReply:
         limits = self._limits
-        found = [
-            one
-            for file, told in self._found.items()
-            if member.wanted >> file & 1
-            for one, teller in told.items()
-            if teller != agent
-        ]
+        found = self._news_for(agent, member)
         yours: list[int] = []
         others: list[int] = []
         candidates = self._candidates(agent)
         window = 0
-        for file in indexes_of(member.wanted):
-            if file in self._found and not self._refused >> file & 1:
+        scanned, go_on = _scan(member.wanted, member.open_from, limits.scanned_max)
+        for file in scanned:
+            if file in self._found and file not in self._refused:
                 continue
             window += 1
             if window > limits.window_files:
                 break
             reader = self._reader_of(file, now)
             if reader is None:
-                able = [one for one in candidates if self._members[one].wanted >> file & 1]
+                able = [one for one in candidates if self._members[one].wants(file)]
                 reader = home_of(f"{self._swarm}/{file}", able)
             if reader == agent:
                 yours.append(file)
             else:
                 others.append(file)
-        return HashReply(tuple(yours), tuple(others), tuple(found[:FOUND_MAX]))
+        if not window:
+            member.open_from = go_on
+        return HashReply(tuple(yours), tuple(others), tuple(found))
+
+    def _news_for(self, agent: AgentID, member: _Member) -> list[Found]:
+        """What others found of the files that a member wants: so much of it as one answer takes."""
+        news: list[Found] = []
+        scanned, go_on = _scan(member.wanted, member.told_from, self._limits.scanned_max)
+        for file in scanned:
+            told = self._found.get(file, {})
+            if len(news) + len(told) > FOUND_MAX:
+                member.told_from = file
+                return news
+            news += [one for one, teller in told.items() if teller != agent]
+        member.told_from = go_on
+        return news
 
     def _candidates(self, agent: AgentID) -> list[AgentID]:
         """Who is ranked: everybody, or in a large swarm a part of it that is the same for all."""
@@ -307,16 +356,24 @@ class HashDesk:
         return agents if agent in agents else [*agents, agent]
 
     def _reader_of(self, file: int, now: float) -> AgentID | None:
-        for agent, member in self._members.items():
-            reading = member.reading.get(file)
-            if reading is not None and now - reading[1] <= self._limits.patience_s:
+        for agent in self._readers.get(file, {}):
+            reading = self._members[agent].reading[file]
+            if now - reading[1] <= self._limits.patience_s:
                 return agent
         return None
 
     def _sweep(self, now: float) -> None:
         patience_s = self._limits.patience_s
         for agent in [a for a, m in self._members.items() if now - m.heard_s > patience_s]:
-            del self._members[agent]
+            self.left(agent)
+
+
+def _scan(wanted: int, start: int, count: int) -> tuple[list[int], int]:
+    """So many of the files wanted, from `start` on; and where the next scan goes on."""
+    files = [start + file for file in islice(indexes_of(wanted >> start), count)]
+    if len(files) == count:
+        return files, files[-1] + 1
+    return files, 0
 
 
 # --- a member's part ---------------------------------------------------------------------------
@@ -378,6 +435,7 @@ class Hashing:
     """One member's part in one swarm. Belongs to one task.
 
     `expected` are the digests that the origin published, by file number; `sizes` the files' bytes.
+    Who does not `believe` reads every file, whatever others found.
     """
 
     def __init__(
@@ -386,10 +444,16 @@ class Hashing:
         sizes: Mapping[int, int],
         *,
         limits: HashingLimits | None = None,
+        believes: bool = True,
         now: float,
     ) -> None:
         self._limits = limits or HashingLimits()
+        self._believes = believes
         self._files = {file: _File(digests, sizes[file]) for file, digests in expected.items()}
+        wanted = bytearray(max(expected, default=0) // 8 + 1)
+        for file in expected:
+            wanted[file >> 3] |= 1 << (file & 7)
+        self._wanted = int.from_bytes(wanted, "little")
         self._actions: deque[Hash | Refuse] = deque()
         self._untold: dict[int, Found] = {}
         self._asked: dict[int, Found] | None = None
@@ -466,7 +530,7 @@ class Hashing:
 
     def _judge(self, one: _File) -> None:
         """Believe a match, doubt everything else that was told of the content that is here."""
-        if one.content is None or one.own is not None:
+        if one.content is None or one.own is not None or not self._believes:
             return
         said = one.told.get(one.content)
         if said is None:
@@ -495,7 +559,7 @@ class Hashing:
 
     def _is_due(self, one: _File, now: float) -> bool:
         limits = self._limits
-        if one.is_ours and one.share >= limits.begins_at:
+        if (one.is_ours or not self._believes) and one.share >= limits.begins_at:
             return True
         if one.content is None:
             return False
@@ -513,9 +577,6 @@ class Hashing:
     ) -> HashReport:
         """The report that is due; `reading` says how far our readings are."""
         limits = self._limits
-        wanted = 0
-        for file in self._files:
-            wanted |= 1 << file
         if all(one.content is not None for one in self._files.values()):
             self._report_s = now + self._waits_s
             self._waits_s = min(2 * self._waits_s, limits.wait_s_max)
@@ -528,7 +589,7 @@ class Hashing:
             agent,
             boot,
             file_count,
-            wanted,
+            self._wanted,
             tuple(reading.items()),
             tuple(told.values()),
             self._refused,

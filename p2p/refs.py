@@ -18,10 +18,12 @@ whose holders have all gone is asked for anew in the same way, and so is one of 
 the files to be others than the origin had said (`refuted`).
 
 That plan P became artifact A stays true for ever, and is kept as long as there is room. The first
-who says so is believed: a later one that says something else is wrong, or a liar who would change
-what others get.
-(A liar who is the first costs the others the digests: they find that they do not fit, see
-`agent/resolver.py`.)
+who says so is believed, and a later one that says something else is not: it is wrong, or a liar who
+would change what others get. Unless the first was the liar: whoever finds that the origin has other
+bytes refutes A (`REFUTED` with an artifact). A is dropped when as many agents refute it as have
+said it, and whoever says another artifact next is believed. So that nobody flaps a plan for ever,
+an agent refutes a plan once; a dropped artifact comes back by agents alone that had not said it;
+and who has been refuted `strikes_max` times is not believed for this plan.
 """
 
 import re
@@ -55,6 +57,11 @@ class RefLimits:
     refs_max: int = 4096
     plans_max: int = 16_384
     holders_max: int = 8
+    sayers_max: int = 8
+    """Agents that are remembered for having said what a plan became; more say no more."""
+    strikes_max: int = 2
+    refuted_max: int = 64
+    """Agents that may refute a plan, and that are remembered for having been refuted."""
 
 
 class RefNews(Enum):
@@ -68,7 +75,8 @@ class RefNews(Enum):
     SEALED = "sealed"
     FAILED = "failed"
     REFUTED = "refuted"
-    """What it was found to be is not what the origin has: it is to be found out anew."""
+    """What it was found to be is not what the origin has: it is to be found out anew. With an
+    artifact: the plan did not become this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +190,47 @@ class _Holders:
     agents: OrderedDict[AgentID, None] = field(default_factory=OrderedDict[AgentID, None])
 
 
+@dataclass(slots=True)
+class _Became:
+    """What a plan became, and who says so."""
+
+    artifact: Digest | None = None
+    sayers: set[AgentID] = field(default_factory=set[AgentID])
+    refuters: set[AgentID] = field(default_factory=set[AgentID])
+    """Of what it is said to have become now."""
+    have_refuted: set[AgentID] = field(default_factory=set[AgentID])
+    strikes: dict[tuple[AgentID, Digest], None] = field(
+        default_factory=dict[tuple[AgentID, Digest], None]
+    )
+    """Who said an artifact that was dropped."""
+
+    def said(self, artifact: Digest, agent: AgentID, limits: RefLimits) -> None:
+        """An agent says that the plan became this."""
+        mine = [dropped for sayer, dropped in self.strikes if sayer == agent]
+        if artifact in mine or len(mine) >= limits.strikes_max:
+            return
+        if self.artifact is None:
+            self.artifact, self.sayers, self.refuters = artifact, set(), set()
+        if self.artifact == artifact and len(self.sayers) < limits.sayers_max:
+            self.sayers.add(agent)
+
+    def refuted(self, artifact: Digest, agent: AgentID, limits: RefLimits) -> bool:
+        """An agent found that it did not; tell whether that is believed."""
+        is_full = len(self.have_refuted) >= limits.refuted_max
+        if artifact != self.artifact or agent in self.have_refuted or is_full:
+            return False
+        self.have_refuted.add(agent)
+        self.refuters.add(agent)
+        self.sayers.discard(agent)
+        if len(self.refuters) < len(self.sayers):
+            return False
+        for sayer in self.sayers:
+            if len(self.strikes) < limits.refuted_max:
+                self.strikes[sayer, artifact] = None
+        self.artifact = None
+        return True
+
+
 class RefHome:
     """All refs that this agent is home of. Facts in, answers out; belongs to one task."""
 
@@ -190,7 +239,7 @@ class RefHome:
         self._is_open = is_open
         self._alive: frozenset[tuple[AgentID, str]] = frozenset()
         self._refs: OrderedDict[str, _Ref] = OrderedDict()
-        self._artifacts: OrderedDict[Digest, Digest] = OrderedDict()
+        self._became: OrderedDict[Digest, _Became] = OrderedDict()
         """What plans became."""
         self._holders: OrderedDict[Digest, _Holders] = OrderedDict()
         """Who can hand out a plan or a manifest."""
@@ -232,6 +281,9 @@ class RefHome:
                     ref.resolver = None
                 return RefReply()
             case RefNews.REFUTED:
+                if report.plan is not None and report.artifact is not None:
+                    self._refuted(ref, report.plan, report.artifact, report.agent)
+                    return RefReply()
                 if ref.outcome is not None and ref.outcome[0] == report.plan:
                     ref.outcome = None
                 return RefReply()
@@ -261,11 +313,11 @@ class RefHome:
             if held is not None:
                 self._held_by(held, report.agent)
         if plan is not None and artifact is not None:
-            artifact = self._artifacts.setdefault(plan, artifact)
-            if len(self._artifacts) > self._limits.plans_max:
-                self._artifacts.popitem(last=False)
-        elif plan is not None:
-            artifact = self._artifacts.get(plan)
+            self._became.setdefault(plan, _Became()).said(artifact, report.agent, self._limits)
+            if len(self._became) > self._limits.plans_max:
+                self._became.popitem(last=False)
+        if plan is not None:
+            artifact = self._artifact_of(plan)
         is_resolver = ref.resolver == (report.agent, report.boot)
         is_known = plan is not None and ref.outcome is not None and plan == ref.outcome[0]
         if is_resolver or is_known:
@@ -275,10 +327,21 @@ class RefHome:
             ref.outcome = (plan, artifact)
         return self._outcome((plan, artifact))
 
+    def _refuted(self, ref: _Ref, plan: Digest, artifact: Digest, agent: AgentID) -> None:
+        became = self._became.get(plan)
+        if became is None or not became.refuted(artifact, agent, self._limits):
+            return
+        if ref.outcome == (plan, artifact):
+            ref.outcome = (plan, None)
+
+    def _artifact_of(self, plan: Digest) -> Digest | None:
+        became = self._became.get(plan)
+        return became.artifact if became is not None else None
+
     def _outcome(self, outcome: tuple[Digest | None, Digest | None]) -> RefReply:
         plan, artifact = outcome
-        if artifact is None and plan is not None:
-            artifact = self._artifacts.get(plan)
+        if plan is not None and plan in self._became:
+            artifact = self._artifact_of(plan)
         agents: dict[AgentID, None] = {}
         for held in (artifact, plan):
             holders = self._holders.get(held) if held is not None else None
@@ -297,4 +360,4 @@ class RefHome:
             self._holders.popitem(last=False)
 
     def __repr__(self) -> str:
-        return f"<RefHome {len(self._refs)} refs, {len(self._artifacts)} sealed>"
+        return f"<RefHome {len(self._refs)} refs, {len(self._became)} sealed>"

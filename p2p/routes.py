@@ -12,6 +12,9 @@
     GET  /v1/swarms/{swarm}/have?chunks=        our have stream
     POST /v1/warm, /v1/warm/cancel              orders, for whoever takes them (`orders`)
 
+A home takes reports, and has live streams, of agents in its view alone: who is not is answered with
+503, greeted if it is listed, and comes again.
+
 Nothing here reads an origin or resolves a ref: a peer can make us say what we have, no more. Orders
 can; they go to a handler of their own, which takes those that the administrator allowed.
 """
@@ -91,6 +94,8 @@ class Shelf:
     accused: Callable[[Digest], None]
     served: Callable[[int], None]
     """Hears of the bytes of every chunk handed to the kernel."""
+    knows: Callable[[AgentID, str], bool] = lambda agent, boot: True
+    """Whether this agent, with its boot if it said one, is another of our view."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,10 +245,14 @@ class Routes:
 
     async def _report(self, swarm: SwarmID, request: Request) -> Response:
         report = Report.parse(await request.read())
+        if not self._shelf.knows(report.agent, report.boot):
+            return _stranger(report.agent)
         return Response(200, (), self._homes.report(swarm, report).to_json())
 
     async def _hashes(self, swarm: SwarmID, request: Request) -> Response:
         report = HashReport.parse(await request.read())
+        if not self._shelf.knows(report.agent, report.boot):
+            return _stranger(report.agent)
         reply = self._homes.hashed(swarm, _count(request), report)
         return Response(200, (), reply.to_json())
 
@@ -252,6 +261,8 @@ class Routes:
         count = _count(request)
         if not AGENT_PATTERN.fullmatch(agent):
             raise RemoteProtocolError("a live stream for nobody")
+        if not self._shelf.knows(AgentID(agent), ""):
+            return _stranger(AgentID(agent))
 
         async def lines() -> AsyncIterator[bytes]:
             async with contextlib.aclosing(self._homes.live(swarm, AgentID(agent), count)) as live:
@@ -278,6 +289,12 @@ class Routes:
 def _close_unsent(held: HeldChunk | None) -> None:
     if held is not None:
         held.close()
+
+
+def _stranger(agent: AgentID) -> Response:
+    """Who is not in our view has to greet us, and we it, before it has a home here."""
+    logger.info("peer.unknown", extra={"peer": agent})
+    return Response(503, (("retry-after-ms", "200"),), b"greet first\n")
 
 
 def _only(method: str, request: Request) -> Response | None:

@@ -345,7 +345,7 @@ class Swarm:
         home, count = self.planner.home, self.plan.chunk_count
         try:
             if home == self._around.agents.me.agent:
-                return self._around.homes.hashed(self.swarm, count, report)
+                return self._around.homes.hashed(self.swarm, count, report, is_ours=True)
             path = f"/v1/swarms/{self.swarm}/hashes?chunks={count}"
             answer = await self._around.talk.request(
                 home, "POST", path, body=report.to_json(), deadline_s=HASHES_S
@@ -504,7 +504,7 @@ class Swarm:
         serial = report.serial
         try:
             if home == self._around.agents.me.agent:
-                reply = self._around.homes.report(self.swarm, report)
+                reply = self._around.homes.report(self.swarm, report, is_ours=True)
             else:
                 answer = await self._around.talk.request(
                     home,
@@ -513,6 +513,8 @@ class Swarm:
                     body=report.to_json(),
                     deadline_s=action.patience_s,
                 )
+                if answer.status == 503:
+                    self._around.agents.suspect(home)  # It does not know us: we greet each other.
                 if answer.status != 200:
                     raise RemoteProtocolError(f"home {home} answers with {answer.status}")
                 reply = Reply.parse(answer.body, self.plan.chunk_count)
@@ -534,7 +536,7 @@ class Swarm:
         try:
             if home == me:
                 async with contextlib.aclosing(
-                    self._around.homes.live(self.swarm, me, count)
+                    self._around.homes.live(self.swarm, me, count, is_ours=True)
                 ) as lines:
                     async for line in lines:
                         await self._copy(line)

@@ -8,17 +8,21 @@ import pytest
 
 from bench.agents import Agent, Fleet, free_addresses
 from damselfly.p2p.budget import BudgetReply
+from damselfly.p2p.messages import AgentID
+from damselfly.p2p.rendezvous import home_of
 from damselfly.p2p.transport import PeerPool, Reply
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
+def agents(tmp_path: Path) -> Iterator[list[Agent]]:
     with Fleet(tmp_path / "fleet") as fleet:
-        address = free_addresses(1)[0]
+        addresses = free_addresses(2)
         options = ("--store-keep-free", "1MiB", "--origin-requests", "4")
-        agent = fleet.start_agent("n0", address, [address], *options)
+        agents = [
+            fleet.start_agent(f"n{n}", a, addresses, *options) for n, a in enumerate(addresses)
+        ]
         fleet.wait_until_met()
-        yield agent
+        yield agents
 
 
 async def asked(agent: Agent, body: bytes, method: str = "POST") -> Reply:
@@ -29,10 +33,14 @@ async def asked(agent: Agent, body: bytes, method: str = "POST") -> Reply:
         await pool.close()
 
 
-async def test_an_agent_answers_at_once_and_goes_on_after_nonsense(agent: Agent) -> None:
-    good = {"host": "models.example", "agent": agent.address, "requests": 3}
+async def test_an_agent_answers_at_once_and_goes_on_after_nonsense(agents: list[Agent]) -> None:
+    home = home_of("origin:models.example", [AgentID(each.address) for each in agents])
+    agent, other = sorted(agents, key=lambda each: each.address != home)
+    good = {"host": "models.example", "agent": other.address, "requests": 3}
     strangers = good | {"agent": "nobody:1"}
-    bad = [b"", b"[]", b"{", b"\xff", json.dumps(strangers).encode(), b"x" * 20_000]
+    in_its_name = good | {"agent": agent.address, "rests_s": 60.0}
+    bad = [b"", b"[]", b"{", b"\xff", b"x" * 20_000]
+    bad += [json.dumps(each).encode() for each in (strangers, in_its_name)]
 
     statuses = [(await asked(agent, body)).status for body in bad]
     answer = await asked(agent, json.dumps(good).encode())

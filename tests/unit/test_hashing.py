@@ -6,7 +6,9 @@ import pytest
 
 from damselfly.errors import RemoteProtocolError
 from damselfly.model.digest import Digest
+from damselfly.model.plan import FILES_MAX
 from damselfly.p2p.hashing import (
+    FOUND_MAX,
     Found,
     Hash,
     HashDesk,
@@ -282,3 +284,46 @@ def test_messages_come_back_as_they_were() -> None:
 def test_reports_that_break_a_rule_are_refused(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         HashReport.parse(data)
+
+
+def many_found(agent: str, files: range) -> HashReport:
+    found = tuple(Found(n, Digest.of(b"content"), f"sha256:{n:064x}") for n in files)
+    return HashReport(AgentID(f"{agent}:1"), "boot", FILES_MAX, 0, found=found)
+
+
+def test_what_is_left_over_is_told_with_the_next_answer() -> None:
+    desk = HashDesk(SWARM, FILES_MAX)
+    for start in range(0, 3 * FOUND_MAX, FOUND_MAX):
+        desk.reported(many_found("a", range(start, start + FOUND_MAX)), 0.0)
+    everything = HashReport(AgentID("b:1"), "boot", FILES_MAX, (1 << FILES_MAX) - 1)
+
+    told: list[int] = []
+    for _ in range(16):
+        told += [found.file for found in desk.reported(everything, 0.0).found]
+
+    assert set(told) == set(range(3 * FOUND_MAX))
+
+
+def test_a_desk_looks_at_so_many_files_for_one_answer_and_comes_to_all_of_them() -> None:
+    limits = HashDeskLimits(scanned_max=100, window_files=10)
+    desk = HashDesk(SWARM, 1000, limits=limits)
+    everything = (1 << 1000) - 1
+    found = tuple(Found(n, Digest.of(b"x"), "sha256:" + "0" * 64) for n in range(995))
+    mine = HashReport(AgentID("a:1"), "boot", 1000, everything, found=found)
+
+    replies = [desk.reported(mine, 0.0)]
+    later = HashReport(AgentID("a:1"), "boot", 1000, everything)
+    replies += [desk.reported(later, 0.0) for _ in range(10)]
+
+    assert [reply.yours for reply in replies[:9]] == [()] * 9
+    assert replies[9].yours == replies[10].yours == tuple(range(995, 1000))
+
+
+def test_a_member_that_begins_anew_reads_nothing_yet() -> None:
+    desk = HashDesk(SWARM, 1)
+    desk.reported(HashReport(AgentID("a:1"), "boot", 1, 1, reading=((0, 5),)), 0.0)
+
+    desk.reported(HashReport(AgentID("a:1"), "another", 1, 1), 0.1)
+    reply = desk.reported(HashReport(AgentID("b:1"), "boot", 1, 1), 0.2)
+
+    assert reply.yours + reply.others == (0,)

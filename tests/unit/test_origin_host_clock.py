@@ -68,18 +68,51 @@ def test_what_others_say_counts_and_is_capped() -> None:
     assert not host.told(1.0, 0.0)
 
 
-def test_a_liar_never_stops_us_for_good() -> None:
-    host = clock()
-    now, asked = 0.0, 0
-    while now < 3600.0:
-        host.told(120.0, now)
+def seconds_stopped(host: HostClock, *, rest_s: float, every_s: float, total_s: int) -> float:
+    """How long a liar holds up somebody who would ask all the time and is always answered."""
+    stopped = 0
+    for tick in range(total_s * 20):
+        now = tick / 20
+        if tick % round(every_s * 20) == 0:
+            host.told(rest_s, now)
         if host.may_begin(now):
             host.begun()
             host.answered(now)
-            asked += 1
-        now += 1.0
+        else:
+            stopped += 1
+    return stopped / 20
 
-    assert asked >= 5
+
+def test_a_liar_stops_us_for_two_minutes_and_then_hardly_at_all() -> None:
+    six_hours = 6 * 3600
+
+    assert seconds_stopped(clock(), rest_s=120.0, every_s=0.05, total_s=six_hours) < 130.0
+    # One whose rests end just before anybody asks is never proved wrong, and has no more of it.
+    assert seconds_stopped(clock(), rest_s=1.0, every_s=1.05, total_s=six_hours) < 120 + 217.0
+
+
+def test_a_host_that_asks_for_rest_proves_others_right() -> None:
+    host = clock()
+    seconds_stopped(host, rest_s=120.0, every_s=0.05, total_s=600)
+    assert not host.told(60.0, 600.0)
+
+    host.begun()
+    host.asked_for_rest(1.0, 0.0, 601.0)
+
+    assert host.told(60.0, 603.0)
+    assert host.rests_until_s == 663.0
+
+
+def test_answers_to_what_was_asked_before_prove_nobody_wrong() -> None:
+    host = clock()
+    for _ in range(8):
+        host.begun()
+    host.told(60.0, 0.0)
+    for _ in range(8):
+        host.answered(0.1)
+
+    assert host.told(100.0, 1.0)
+    assert host.rests_until_s == 101.0
 
 
 def test_who_was_idle_believes_others_anew() -> None:

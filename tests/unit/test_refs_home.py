@@ -236,3 +236,57 @@ def test_an_age_that_cannot_be_is_refused(age: str) -> None:
 
     with pytest.raises(RemoteProtocolError):
         RefReport.parse(data.encode())
+
+
+OTHER = Digest.of(b"other")
+
+
+def became(home: RefHome) -> Digest | None:
+    return home.reported(said(RefNews.PLANNED, "z", PLAN), 9.0).artifact
+
+
+def test_what_a_liar_said_first_is_dropped_when_it_is_refuted() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.ASK, "a"), 0.0)
+    home.reported(said(RefNews.SEALED, "a", PLAN, OTHER), 1.0)
+    home.reported(said(RefNews.SEALED, "b", PLAN, ARTIFACT), 1.1)
+    assert home.reported(said(RefNews.ASK, "b"), 1.2).artifact == OTHER
+
+    home.reported(said(RefNews.REFUTED, "b", PLAN, OTHER), 1.3)
+
+    assert home.reported(said(RefNews.ASK, "b"), 1.4) == RefReply(
+        plan=PLAN, holders=(AgentID("a:1"), AgentID("b:1"))
+    )
+    home.reported(said(RefNews.SEALED, "b", PLAN, ARTIFACT), 1.5)
+    assert home.reported(said(RefNews.ASK, "b"), 1.6).artifact == ARTIFACT
+
+
+def test_one_agent_does_not_refute_what_several_say() -> None:
+    home = RefHome()
+    for agent in "abc":
+        home.reported(said(RefNews.SEALED, agent, PLAN, ARTIFACT), 0.0)
+
+    for _ in range(5):
+        home.reported(said(RefNews.REFUTED, "liar", PLAN, ARTIFACT), 1.0)
+    home.reported(said(RefNews.SEALED, "liar", PLAN, OTHER), 2.0)
+
+    assert became(home) == ARTIFACT
+
+
+def test_a_liar_flaps_a_plan_twice_at_most() -> None:
+    home = RefHome()
+    lies = [Digest.of(b"%d" % number) for number in range(9)]
+    believed = 0
+    for number, lie in enumerate(lies):
+        home.reported(said(RefNews.SEALED, "liar", PLAN, lie), 0.0)
+        believed += became(home) == lie
+        home.reported(said(RefNews.REFUTED, f"honest{number}", PLAN, lie), 1.0)
+
+    home.reported(said(RefNews.SEALED, "a", PLAN, ARTIFACT), 2.0)
+    home.reported(said(RefNews.REFUTED, "liar", PLAN, ARTIFACT), 3.0)
+    home.reported(said(RefNews.SEALED, "liar", PLAN, lies[0]), 3.0)
+    home.reported(said(RefNews.SEALED, "b", PLAN, ARTIFACT), 4.0)
+    home.reported(said(RefNews.REFUTED, "liar", PLAN, ARTIFACT), 5.0)
+
+    assert believed == 2
+    assert became(home) == ARTIFACT

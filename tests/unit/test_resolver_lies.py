@@ -105,7 +105,32 @@ async def test_an_artifact_that_the_plan_became_is_taken() -> None:
     async with resolver_of(home, OneOrigin()) as resolver:
         target = await resolver.resolve(REF)
 
-    assert target == Target(PLAN_TWO, TWO)
+    assert target == Target(PLAN_TWO, TWO, is_told=True)
+
+
+@pytest.mark.parametrize(("policy", "age_s_max"), [("always", None), ("auto", 0.0)])
+async def test_who_wants_the_origins_own_word_takes_no_manifest_that_was_told(
+    policy: str, age_s_max: float | None
+) -> None:
+    home = RefHome()
+    home.reported(said(RefNews.SEALED, "a", PLAN_TWO.id, TWO.digest), 0.0)
+
+    async with resolver_of(home, OneOrigin()) as resolver:
+        target = await resolver.resolve(REF, age_s_max=age_s_max, policy=policy)
+
+    assert target == Target(PLAN_TWO, None)
+
+
+async def test_an_artifact_that_is_refuted_makes_way_for_another() -> None:
+    home = RefHome()
+    home.reported(said(RefNews.SEALED, "liar", PLAN_TWO.id, ONE.digest), 0.0)
+
+    async with resolver_of(home, OneOrigin()) as resolver:
+        await resolver.refuted(REF, PLAN_TWO, ONE.digest)
+        await resolver.sealed(REF, PLAN_TWO, TWO.digest)
+        target = await resolver.resolve(REF)
+
+    assert target.manifest == TWO
 
 
 async def test_an_outcome_whose_plan_nobody_shows_is_no_other_model() -> None:

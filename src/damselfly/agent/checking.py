@@ -5,9 +5,11 @@
 
 `p2p/hashing.py` decides who reads what and whom to believe; here files are read, in threads of
 their own, a few at a time, from the page cache that they were just written to. Only what an origin
-listed is checked. A manifest that somebody pushed, or that agents have sealed, has digests of
+listed is checked. A manifest that an origin left, or that this node has sealed, has digests of
 chunks, which rule: the whole-file digests in it are words of whoever wrote it. Nobody believes
-them; whoever wants to know asks `verified_here`.
+them; whoever wants to know asks `verified_here`. A manifest of which peers say that the plan became
+it is compared with what the origin listed, by this node itself: who lies of the one would lie of
+the other (`believes`).
 
 When a file is refused, nothing that is not known to be right stays: its chunks are taken from the
 store, those of every other file that nobody has found to match too, and the home of the swarm
@@ -109,8 +111,11 @@ class Checker:
         readers: Executor,
         clock: Clock,
         limits: HashingLimits | None = None,
+        *,
+        believes: bool = True,
     ) -> None:
-        """`place` is what errors call the origin."""
+        """`place` is what errors call the origin; who `believes` takes others' findings."""
+        self._believes = believes
         self._store = store
         self._ingest = ingest
         self._swarm = swarm
@@ -121,7 +126,9 @@ class Checker:
         self._clock = clock
         expected = {n: plan.files[n].digests for n in sorted(files) if plan.files[n].digests}
         sizes = {number: plan.files[number].bytes for number in expected}
-        self.hashing = Hashing(expected, sizes, limits=limits, now=clock.monotonic_s())
+        self.hashing = Hashing(
+            expected, sizes, limits=limits, believes=believes, now=clock.monotonic_s()
+        )
         self._coming = set(expected)
         """Files that are not all here yet."""
         self._readings: dict[int, Reading] = {}
@@ -305,7 +312,8 @@ class Checker:
         doubted = sorted(unsettled | (self._files - checked))
         for file in doubted:
             await self._work(partial(self._ingest.discard, file))
-        self._swarm.refuted([index for file in doubted for index in self._plan.indexes(file)])
+        if self._believes:  # Else the chunks are those of the manifest, which is left.
+            self._swarm.refuted([index for file in doubted for index in self._plan.indexes(file)])
         await self._tell()
         raise DigestMismatchError(
             refusal.expected, refusal.actual, f"the origin ({self._place}: {path})"

@@ -386,6 +386,7 @@ class _Agent:
                 greeted_by=agents.greeted_by,
                 accused=accusations.accuse,
                 served=self._served,
+                knows=agents.knows,
             ),
             workers=self._lookups,
             clock=self._clock,

@@ -2,6 +2,9 @@
 
 The store remembers what refs were found to be, by revision: the id of the plan, and for the part of
 a plan that somebody chose before anybody had all of it, the id and the choice.
+
+What this node has found for itself is kept apart from what it was told: only the former is true
+whatever others say, and answers for a ref that never changes.
 """
 
 import json
@@ -31,14 +34,20 @@ class Shown:
     """The `ref` of the plan that it was found by; empty where nobody was asked."""
 
 
-def revision_of(plan_id: Digest, choice: Choice | None) -> str:
+_TOLD = "told"
+
+
+def revision_of(plan_id: Digest, choice: Choice | None, *, is_told: bool = False) -> str:
     """The revision under which the store remembers a plan, or what was chosen of it alone."""
-    return str(plan_id) if choice is None else f"{plan_id} {_choice_id(choice)}"
+    if choice is not None:
+        return f"{plan_id} {_choice_id(choice)}"
+    return f"{plan_id} {_TOLD}" if is_told else str(plan_id)
 
 
 def plan_of(revision: str) -> Digest | None:
     """The plan that became all of an artifact; None: only what was chosen of it did."""
-    return None if " " in revision else Digest.parse(revision)
+    plan_id, _, rest = revision.partition(" ")
+    return Digest.parse(plan_id) if rest in {"", _TOLD} else None
 
 
 def chosen(paths: Sequence[str], choice: Choice, ref: Ref) -> frozenset[int]:
@@ -64,7 +73,14 @@ class Holdings:
     def of_plan(self, ref: Ref, target: Target, choice: Choice) -> Shown | None:
         """What is here of a ref that was found to be `target`: all that was chosen, or None."""
         plan = target.plan
-        known = target.manifest.digest if target.manifest is not None else self.known(ref, plan)
+        known = self.known(ref, plan)
+        if known is None and target.manifest is not None:
+            known = target.manifest.digest
+            is_checked = not target.is_told or known == self.told(ref, plan)
+            if not is_checked and any(file.digests for file in plan.files):
+                return None  # A pull compares it with what the origin published.
+        elif known is None:
+            known = self.told(ref, plan)
         if known is not None:
             shown = self._held(self._shown(known, choice, ref))
             return None if shown is None else replace(shown, place=plan.ref)
@@ -73,8 +89,16 @@ class Holdings:
         return None if part is None else self._held(Shown(part, None, plan.ref))
 
     def known(self, ref: Ref, plan: Plan) -> Digest | None:
-        """The artifact that all of this plan became, if its manifest is here."""
-        artifact = self._store.artifact_of(str(ref.unpinned.named), revision_of(plan.id, None))
+        """The artifact that all of this plan became by our own finding, if its manifest is here."""
+        return self._became(ref, plan, is_told=False)
+
+    def told(self, ref: Ref, plan: Plan) -> Digest | None:
+        """The artifact that a pull here brought of this plan, by what others said of it."""
+        return self._became(ref, plan, is_told=True)
+
+    def _became(self, ref: Ref, plan: Plan, *, is_told: bool) -> Digest | None:
+        revision = revision_of(plan.id, None, is_told=is_told)
+        artifact = self._store.artifact_of(str(ref.unpinned.named), revision)
         manifest = None if artifact is None else self._store.manifest(artifact)
         return artifact if manifest is not None and manifest.is_of(plan) else None
 
@@ -95,9 +119,9 @@ class Holdings:
         return None
 
     def whole(self, ref: Ref) -> Manifest | None:
-        """The manifest of all of a ref that never changes, if it was here once."""
+        """The manifest of all of a ref that never changes, if we once found it out ourselves."""
         for revision, artifact in self._store.revisions(str(ref.unpinned.named)):
-            manifest = self._store.manifest(artifact) if plan_of(revision) is not None else None
+            manifest = self._store.manifest(artifact) if " " not in revision else None
             if manifest is not None:
                 return manifest
         return None

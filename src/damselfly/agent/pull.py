@@ -137,6 +137,8 @@ class Pull:
         self._checker: Checker | None = None
         self._signed: Found | None = None
         self._is_judged = False
+        self._is_own = False
+        """That the plan became the artifact is our own finding."""
         self.artifact: Digest | None = None
 
     @property
@@ -248,8 +250,25 @@ class Pull:
         self._bytes_total = sum(plan.files[number].bytes for number in files)
         if target.manifest is not None:
             self.artifact = target.manifest.digest
-        else:
+        if target.manifest is None or target.is_told:
             target = await self._known_before(target)
+        try:
+            target, manifest = await self._gathered(target, files)
+        except DigestMismatchError as exc:
+            if not target.is_told:
+                raise
+            # What peers said of this plan is not what the origin has: as at first contact then.
+            extra = {"ref": self.ref.safe, "artifact": str(self.artifact), "error": str(exc)}
+            logger.warning("manifest.refuted", extra=extra)
+            await shop.resolver.refuted(self.ref, plan, self.artifact)
+            self.artifact = self._checker = None
+            target, manifest = await self._gathered(target.untold, files)
+        self._is_own = await shop.work(partial(self._is_found_here, target, plan))
+        return await self._finish(plan, manifest, files, selected)
+
+    async def _gathered(self, target: Target, files: frozenset[int]) -> tuple[Target, Manifest]:
+        """Bring these files of a target, and seal them."""
+        shop, plan = self._workshop, target.plan
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
@@ -267,7 +286,20 @@ class Pull:
                 await shop.work(partial(possession.note, shop.store, self.ref, whole, now_ns))
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
-        return await self._finish(plan, manifest, files, selected)
+        return target, manifest
+
+    def _is_found_here(self, target: Target, plan: Plan) -> bool:
+        """Whether this node knows for itself that the plan became this, and was not told."""
+        if target.manifest is not None and not target.is_told:
+            return self.ref.pin is None  # A pin is the word of whoever wrote it.
+        checked = self._checker.hashing.found_here if self._checker is not None else {}
+        read = bytearray(plan.chunk_count)
+        for entry in self.journal.entries(range(plan.chunk_count)):
+            read[entry.index] = entry.how.source == Source.ORIGIN
+        return all(
+            number in checked or all(read[index] for index in plan.indexes(number))
+            for number in range(len(plan.files))
+        )
 
     async def _adopt(
         self, target: Target, files: frozenset[int], digests: list[Digest | None]
@@ -330,15 +362,20 @@ class Pull:
     async def _known_before(self, target: Target) -> Target:
         """A plan that we sealed earlier has its manifest here, and needs no first contact."""
         store = self._workshop.store
-        known = partial(Holdings(store).known, self.ref, target.plan)
-        artifact = await self._workshop.work(known)
+        holdings = Holdings(store)
+        is_told = False
+        artifact = await self._workshop.work(partial(holdings.known, self.ref, target.plan))
+        is_content = self.policy != "always" and self.request.age_s_max != 0.0
+        if artifact is None and target.manifest is None and is_content:
+            is_told = True
+            artifact = await self._workshop.work(partial(holdings.told, self.ref, target.plan))
         if artifact is None:
             return target
         manifest = await self._workshop.work(partial(store.manifest, artifact))
         if manifest is None:
             return target
         self.artifact = artifact
-        return replace(target, manifest=manifest)
+        return replace(target, manifest=manifest, is_told=is_told)
 
     async def _fetch(self, target: Target, ingest: Ingest, files: frozenset[int]) -> Manifest:
         shop = self._workshop
@@ -401,8 +438,8 @@ class Pull:
         self, target: Target, ingest: Ingest, files: frozenset[int], swarm: Swarm
     ) -> None:
         """Wait for every chunk, and for every whole file to be what its origin published."""
-        if target.manifest is not None:
-            await swarm.completed()  # Its chunks were sealed by somebody: they rule.
+        if target.manifest is not None and not target.is_told:
+            await swarm.completed()  # Its chunks were sealed by the origin, or here: they rule.
             return
         shop = self._workshop
         checker = self._checker = Checker(
@@ -413,6 +450,7 @@ class Pull:
             self.ref.safe,
             shop.readers or shop.workers,
             shop.clock,
+            believes=not target.is_told,
         )
         try:
             async with checker.running():
@@ -420,7 +458,7 @@ class Pull:
                 self._phase = "checking"
                 await checker.settled()
         except DigestMismatchError:
-            if target.is_shared:
+            if target.is_shared and not target.is_told:
                 await shop.resolver.refuted(self.ref, target.plan)
             raise
 
@@ -438,7 +476,8 @@ class Pull:
         view: Path = await shop.work(partial(store.view, artifact, self.shown.files))
         ref = self.ref.unpinned.named
         is_part = len(manifest.files) < len(plan.files)
-        revision = revision_of(plan.id, self._choice if is_part else None)
+        choice = self._choice if is_part else None
+        revision = revision_of(plan.id, choice, is_told=not self._is_own)
         await shop.work(partial(store.remember, str(ref), revision, artifact))
         if not is_part and ref.scheme != "file":
             await shop.resolver.sealed(ref, plan, artifact)

@@ -8,9 +8,15 @@ and check it against its digest, so a holder that lies costs a retry and nothing
 
 **A ref without a pin trusts the agents.** Its home may lie about which plan or artifact it is: a
 pull then brings what the liar means, whole and verified against the liar's digests. What it cannot
-do: make a manifest count for a plan with other files or cuts, change what a plan is once said to
-have become, have credentials shown to another host, or stop the agent. A ref with a pin trusts
-nobody: the manifest is verified against the pin, and every chunk against the manifest.
+do: make a manifest count for a plan with other files or cuts, have credentials shown to another
+host, or stop the agent. A ref with a pin trusts nobody: the manifest is verified against the pin,
+and every chunk against the manifest.
+
+**A manifest that peers tell is a hint** (`Target.is_told`). Where the origin published digests of
+whole files, the pull compares them for itself; where those differ, or the origin serves other
+bytes, the home hears that the artifact is refuted, and the pull begins anew as at first contact.
+Whoever says `always` or wants a ref afresh is not content with hints. What was told and not found
+out here answers for no ref by itself.
 
 **What is known is not asked for again.** A pin whose manifest this node or the swarm has, and a ref
 that never changes (a commit, a digest) whose plan or manifest is here, are answered without a word
@@ -81,12 +87,19 @@ class Target:
     manifest: Manifest | None
     is_shared: bool = True
     """Whether other agents can read the same origin."""
+    is_told: bool = False
+    """The manifest is a word of peers: nobody here has compared it with what the origin has."""
     place: Ref | None = None
     """Where to read it, if that is not where the plan says: where it was proved."""
 
     def __post_init__(self) -> None:
         """Assert what whoever makes one has checked."""
         assert self.manifest is None or self.manifest.is_of(self.plan), "a manifest of its plan"
+
+    @property
+    def untold(self) -> "Target":
+        """The same without what peers said: as at first contact."""
+        return replace(self, manifest=None, is_told=False) if self.is_told else self
 
 
 class Resolver:
@@ -160,8 +173,9 @@ class Resolver:
         if ref.pin is not None:
             return await self._pinned(ref, ref.pin, access, policy)
         if policy == "always":
-            return await self._resolve(ref, origin, access)
-        return await self._agreed(ref, origin, access, age_s_max, policy)
+            return (await self._resolve(ref, origin, access)).untold
+        target = await self._agreed(ref, origin, access, age_s_max, policy)
+        return target.untold if age_s_max == 0.0 and policy != "never" else target
 
     async def _agreed(
         self, ref: Ref, origin: Origin, access: Access, age_s_max: float | None, policy: str
@@ -222,10 +236,13 @@ class Resolver:
         with suppress(DamselflyError):
             await self._tell(RefNews.SEALED, ref, plan.id, artifact)
 
-    async def refuted(self, ref: Ref, plan: Plan) -> None:
-        """Tell the home of `ref` that the files of this plan are not what the origin had said."""
+    async def refuted(self, ref: Ref, plan: Plan, artifact: Digest | None = None) -> None:
+        """Tell the home of `ref` that the files of this plan are not what the origin had said.
+
+        With an `artifact`: that the plan did not become this one.
+        """
         with suppress(DamselflyError):
-            await self._tell(RefNews.REFUTED, ref, plan.id)
+            await self._tell(RefNews.REFUTED, ref, plan.id, artifact)
 
     async def sealed_before(self, ref: Ref, plan_id: Digest | None, artifact: Digest) -> None:
         """Tell a new home of `ref` what we know from earlier."""
@@ -247,7 +264,7 @@ class Resolver:
             return Target(plan, manifest)
         reply = await self._tell(RefNews.PLANNED, ref, plan.id)
         # If somebody sealed exactly this plan before, the digests are known.
-        return Target(plan, await self._manifest_of(plan, reply))
+        return await self._told_of(plan, reply)
 
     def _look(self) -> None:
         self._homes.view_changed([(each.agent, each.boot) for each in self._agents.view.values()])
@@ -303,12 +320,17 @@ class Resolver:
     async def _from_holders(self, ref: Ref, reply: RefReply) -> Target | None:
         if reply.plan is not None:
             plan = await self._plan_of(reply.plan, reply.holders)
-            return None if plan is None else Target(plan, await self._manifest_of(plan, reply))
+            return None if plan is None else await self._told_of(plan, reply)
         if reply.artifact is not None:
             manifest = await self._manifest(reply.artifact, reply.holders)
             if manifest is not None:
-                return Target(manifest.plan(str(ref.unpinned.named)), manifest)
+                return Target(manifest.plan(str(ref.unpinned.named)), manifest, is_told=True)
         return None
+
+    async def _told_of(self, plan: Plan, reply: RefReply) -> Target:
+        """The plan, and what peers say it became."""
+        manifest = await self._manifest_of(plan, reply)
+        return Target(plan, manifest, is_told=manifest is not None)
 
     async def _manifest_of(self, plan: Plan, reply: RefReply) -> Manifest | None:
         """The manifest that `plan` became, if the home knows one that can be."""

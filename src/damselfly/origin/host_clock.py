@@ -6,8 +6,12 @@ Rule 1. An answer that asks for rest (429, or 503 with Retry-After) stops every 
 rest is over. Without a word of how long, it is a second, twice as long each time.
 Rule 2. After a rest one request goes first, and each answer doubles how many may be under way: a
 host that has had enough of us says so to one and not to sixteen.
-Rule 3. What other agents say of rests counts like what the host says, and ends. Who hears of rests
-alone for `hearsay_s_max` asks for itself once: a liar makes us slow, and never stops us.
+Rule 3. What other agents say of rests counts like what the host says, and is paid for: they may
+stop us for `hearsay_s_max` in all. That credit comes back with the host's own word (it does want
+rest), and otherwise by a hundredth of the time that goes by. A word to which the host itself gives
+the lie (it answers us while it is said to rest) leaves `doubted_s` of it at most, and half as much
+each time. So a liar stops us for two minutes in all, and then for a second in a hundred at most,
+until the host itself asks us for rest.
 """
 
 from dataclasses import dataclass
@@ -26,9 +30,16 @@ class RestLimits:
     """A host that asks for more is asked once an hour."""
     told_s_max: float = 120.0
     """What anybody else says counts for so long at most."""
-    hearsay_s_max: float = 600.0
+    hearsay_s_max: float = 120.0
+    """So long others may stop us, until the host says for itself that it wants rest."""
+    hearsay_s_min: float = 1.0
+    """Who has less credit than this is not heard at all."""
+    hearsay_share: float = 0.01
+    """So much of the time that goes by comes back as credit."""
+    doubted_s: float = 4.0
+    """The credit of others when they have been found wrong once; half as much each time."""
     forgiven_s: float = 60.0
-    """Who has not been stopped by others for so long begins to count anew."""
+    """A host that has not rested for so long may be forgotten."""
     width_max: int = 64
     """More requests at once than this are as good as any number."""
 
@@ -40,8 +51,12 @@ class HostClock:
         self._limits = limits
         self._own_until_s = 0.0
         self._told_until_s = 0.0
-        self._stopped_since_s: float | None = None
-        """Since when others have stopped us; None: we have asked since."""
+        self._said_until_s = 0.0
+        """When the rest is over that others speak of, whether or not we heed them."""
+        self._older = 0
+        """Requests that left before others stopped us: their answers prove nothing."""
+        self._credit_s = self._credit_s_max = limits.hearsay_s_max
+        self._credited_s: float | None = None
         self._in_flight = 0
         self._width: int | None = None
         """How many requests may be under way; None: any number."""
@@ -74,12 +89,14 @@ class HostClock:
 
     def failed(self) -> None:
         """A request was not answered."""
-        self._in_flight -= 1
+        self._ended()
 
     def answered(self, now: float) -> None:
         """A request was answered, and not with a plea for rest."""
-        self._in_flight -= 1
-        self._stopped_since_s = None
+        if self._ended() and now < self._said_until_s:
+            self._said_until_s = now
+            self._credit_s_max = min(self._credit_s_max, 2 * self._limits.doubted_s) / 2
+            self._credit_s = min(self._credit_s, self._credit_s_max)
         self._busies = 0
         if self._width is not None:
             self._width *= 2
@@ -89,8 +106,8 @@ class HostClock:
     def asked_for_rest(self, rest_s: float | None, jitter: float, now: float) -> float:
         """The host wants to be left alone; `jitter` is in [0, 1). Returns for how long it is."""
         limits = self._limits
-        self._in_flight -= 1
-        self._stopped_since_s = None
+        self._ended()
+        self._credit_s = self._credit_s_max = limits.hearsay_s_max
         if rest_s is None:
             rest_s = min(limits.rest_s_max, limits.rest_s * 2 ** min(self._busies, 16))
             rest_s *= 1 + jitter / 2
@@ -107,15 +124,25 @@ class HostClock:
     def told(self, rest_s: float, now: float) -> bool:
         """Another agent says that the host wants rest; tells whether it is longer than known."""
         limits = self._limits
-        until_s = now + min(rest_s, limits.told_s_max)
-        if until_s <= self.rests_until_s:
+        said_s = now + min(rest_s, limits.told_s_max)
+        self._said_until_s = max(self._said_until_s, said_s)
+        if self._credited_s is not None:
+            earned_s = limits.hearsay_share * (now - self._credited_s)
+            self._credit_s = min(self._credit_s + earned_s, self._credit_s_max)
+        self._credited_s = now
+        from_s = max(now, self.rests_until_s)
+        until_s = min(said_s, from_s + self._credit_s)
+        if until_s <= from_s or self._credit_s < limits.hearsay_s_min:
             return False
-        since_s = self._stopped_since_s
-        if since_s is None or now > self._told_until_s + limits.forgiven_s:
-            since_s = self._stopped_since_s = now
-        until_s = min(until_s, since_s + limits.hearsay_s_max)
-        if until_s <= self.rests_until_s or until_s <= now:
-            return False
+        self._credit_s -= until_s - from_s
         self._told_until_s = until_s
+        self._older = self._in_flight
         self._width = 1
         return True
+
+    def _ended(self) -> bool:
+        """A request has ended; tell whether it had left since others last stopped us."""
+        self._in_flight -= 1
+        is_newer = not self._older
+        self._older = max(0, self._older - 1)
+        return is_newer
