@@ -8,6 +8,8 @@ Rule 2. After a rest one request goes first, and each answer doubles how many ma
 host that has had enough of us says so to one and not to sixteen.
 Rule 3. What other agents say of rests counts like what the host says, and ends. Who hears of rests
 alone for `hearsay_s_max` asks for itself once: a liar makes us slow, and never stops us.
+While their word counts, `left_s` tells the whole length that they told: who would not wait so long
+need not begin to.
 """
 
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ class HostClock:
         self._limits = limits
         self._own_until_s = 0.0
         self._told_until_s = 0.0
+        self._told_end_s = 0.0
+        """When the rest ends, as others say; it stops us until `_told_until_s` only."""
         self._stopped_since_s: float | None = None
         """Since when others have stopped us; None: we have asked since."""
         self._in_flight = 0
@@ -56,6 +60,11 @@ class HostClock:
     def own_until_s(self) -> float:
         """The end of the rest that it asked us for ourselves."""
         return self._own_until_s
+
+    def left_s(self, now: float) -> float:
+        """For how long it wants to be left alone, as far as anybody says."""
+        told_end_s = self._told_end_s if now < self._told_until_s else 0.0
+        return max(0.0, self.rests_until_s - now, told_end_s - now)
 
     def is_idle(self, now: float) -> bool:
         """There is nothing to remember."""
@@ -107,6 +116,7 @@ class HostClock:
     def told(self, rest_s: float, now: float) -> bool:
         """Another agent says that the host wants rest; tells whether it is longer than known."""
         limits = self._limits
+        self._told_end_s = now + rest_s
         until_s = now + min(rest_s, limits.told_s_max)
         if until_s <= self.rests_until_s:
             return False
