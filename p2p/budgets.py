@@ -215,6 +215,7 @@ class Budgets:
             return
         returned = 0 if requests or desk.waiting else member.give_back()
         me = self._agents.me.agent
+        logger.debug("budget.asked", extra={"home": home, "host": host})
         question = BudgetQuestion(
             host, me, requests, length, returned, self._rests.own_rest_s(host)
         )

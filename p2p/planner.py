@@ -601,6 +601,8 @@ class Planner:
             return "peers (the origin refuses our credentials)"
         if self._now < self._origin_rests_until_s:
             return "origin (it failed, and is tried again)"
+        if self._can_claim and not self._listed:
+            return f"home {self._reporter.home} (to grant what to read)"
         return "peers"
 
     def __repr__(self) -> str:
