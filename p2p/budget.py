@@ -83,7 +83,7 @@ class BudgetLimits:
     agents_max: int = 4096
     idle_s: float = 300.0
     patience_turns: float = 3.0
-    """After so many fair turns without a slot a member helps itself; no slot is waited for longer."""
+    """After so many fair turns without a slot a member helps itself; it waits for none longer."""
     retry_s_min: float = 0.05
     """Whoever was given nothing asks again after so long at the earliest, whatever it was told."""
     alone_s: float = 5.0

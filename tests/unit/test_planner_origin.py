@@ -2,9 +2,9 @@
 
 import pytest
 
-from damselfly.p2p.actions import Action, FetchOrigin, SendReport
+from damselfly.p2p.actions import Action, FetchOrigin, OriginFailure, SendReport
 from damselfly.p2p.messages import AgentID, HandBack, Reply, Run, SwarmID
-from damselfly.p2p.planner import OriginFailure, Planner, PlannerLimits
+from damselfly.p2p.planner import Planner, PlannerLimits
 
 ME = AgentID("10.0.0.1:1")
 COUNT = 16

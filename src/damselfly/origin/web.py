@@ -797,8 +797,11 @@ def _told(doing: str) -> Generator[None]:
         raise OriginUnavailableError(f"{doing}: the origin broke off") from None
     except aiohttp.ClientConnectorError as exc:
         # Its own text speaks of aiohttp's settings, and repeats its cause.
-        is_certificate = isinstance(exc, aiohttp.ClientConnectorCertificateError)
-        cause = exc.certificate_error if is_certificate else exc.os_error
+        cause: Exception
+        if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+            cause = exc.certificate_error  # It has no other.
+        else:
+            cause = exc.os_error
         where = f"[{exc.host}]" if ":" in exc.host else exc.host
         raise OriginUnavailableError(f"{doing}: no connection to {where}:{exc.port}") from cause
     except OSError as exc:
