@@ -71,3 +71,13 @@ def test_only_what_was_granted_is_handed_back_when_the_origin_refuses(
         back for report in reports for back in report.returned if back.reason is HandBack.DENIED
     ]
     assert len(told) == returned
+
+
+def test_who_is_alone_waits_for_a_grant_and_not_for_peers() -> None:
+    planner, runs = reader(is_eager=False)
+    for run_id in runs:
+        planner.origin_failed(run_id, OriginFailure.FAILED, 1.0)
+
+    planner.handle_timer(1.0 + LIMITS.origin_rest_s)
+
+    assert planner.waiting_for == f"home {ME} (to grant what to read)"
