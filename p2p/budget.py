@@ -22,12 +22,16 @@ Rule 3. Fairness: an agent whose moment is still to come gets nothing more, and 
 Rule 4. State is soft. A home that begins has empty buckets, and learns of rests from who asks. A
 member drops what another home lent it. Two homes at a time lend twice the rate, for as long as
 views differ.
-Rule 5. A home that cannot be reached, or gives nothing for far longer than a fair turn, is gone
-without: the member helps itself to `rate / agents`, one after the other.
-Rule 6. What peers say can slow origin reading down and nothing else. A rest that is told lasts
-`told_rest_s_max` at most, and each agent believes in rests without having asked the origin itself
-only for so long (`origin/host_clock.py`). Hosts and agents remembered are few hundreds and few
-thousands; whoever is idle is forgotten first.
+Rule 5. A home that cannot be reached, gives nothing for far longer than a fair turn, or lends
+moments further away than that, is gone without: the member helps itself to `rate / agents`, one
+after the other.
+Rule 6. Agents may be set differently, as while settings are rolled out. A reply says which of the
+two its home limits. What the home does not limit and the member does, the member helps itself to;
+what both limit, it takes from the home, and never faster than its own rate.
+Rule 7. What peers say can slow origin reading down and nothing else. A home passes on a rest as
+long as it was told, and for `told_rest_s_max` at most unless it hears of it again; each agent
+believes in rests without having asked the origin itself only for so long (`origin/host_clock.py`).
+Hosts and agents remembered are few hundreds and few thousands; whoever is idle is forgotten first.
 """
 
 import heapq
@@ -56,11 +60,6 @@ class Rates:
     requests: float | None = None
     bytes: float | None = None
 
-    @property
-    def are_set(self) -> bool:
-        """There is something to share out."""
-        return self.requests is not None or self.bytes is not None
-
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetLimits:
@@ -84,7 +83,11 @@ class BudgetLimits:
     agents_max: int = 4096
     idle_s: float = 300.0
     patience_turns: float = 3.0
-    """After so many fair turns without a slot a member helps itself."""
+    """After so many fair turns without a slot a member helps itself; it waits for none longer."""
+    retry_s_min: float = 0.05
+    """Whoever was given nothing asks again after so long at the earliest, whatever it was told."""
+    alone_s: float = 5.0
+    """For so long a home that does not limit what we do is not asked for it again."""
 
 
 # --- messages -----------------------------------------------------------------------------------
@@ -146,8 +149,10 @@ class BudgetReply:
     retry_after_s: float | None = None
     """There is nothing more for this agent before that."""
     rests_s: float = 0.0
-    is_limited: bool = False
-    """The home knows rates. If not, everybody goes by their own."""
+    limits_requests: bool = False
+    """The home has a rate of requests. If not, everybody goes by their own."""
+    limits_bytes: bool = False
+    """The home has a rate of bytes. If not, everybody goes by their own."""
 
     def to_json(self) -> bytes:
         """Write it on one line."""
@@ -161,8 +166,10 @@ class BudgetReply:
             value["retry_after_s"] = round(self.retry_after_s, 4)
         if self.rests_s:
             value["rests_s"] = round(self.rests_s, 4)
-        if self.is_limited:
-            value["limited"] = True
+        if self.limits_requests:
+            value["limits_requests"] = True
+        if self.limits_bytes:
+            value["limits_bytes"] = True
         return written(value)
 
     @classmethod
@@ -181,7 +188,8 @@ class BudgetReply:
             fields.number("length_in_s", -_SECONDS_MAX, _SECONDS_MAX, 0.0),
             fields.number("retry_after_s", 0.0, _SECONDS_MAX) if is_told else None,
             fields.number("rests_s", 0.0, _SECONDS_MAX, 0.0),
-            fields.flag("limited"),
+            fields.flag("limits_requests"),
+            fields.flag("limits_bytes"),
         )
 
 
@@ -236,6 +244,9 @@ class _Host:
     bytes: Bucket | None
     asked_s: float
     rests_until_s: float = 0.0
+    """Until when the rest is passed on."""
+    rest_ends_s: float = 0.0
+    """When it ends, as was told."""
     askers: OrderedDict[AgentID, _Asker] = field(default_factory=OrderedDict[AgentID, _Asker])
     """Longest silent first."""
     free: list[float] = field(default_factory=list[float])
@@ -280,8 +291,9 @@ class BudgetHome:
             length=lent,
             length_in_s=max(0.0, asker.bytes_s - now) if lent else 0.0,
             retry_after_s=retry_after_s,
-            rests_s=max(0.0, host.rests_until_s - now),
-            is_limited=self._rates.are_set,
+            rests_s=max(0.0, host.rest_ends_s - now) if host.rests_until_s > now else 0.0,
+            limits_requests=self._rates.requests is not None,
+            limits_bytes=self._rates.bytes is not None,
         )
 
     def next_action(self) -> TellRest | None:
@@ -330,12 +342,14 @@ class BudgetHome:
 
     def _rest(self, question: BudgetQuestion, host: _Host, now: float) -> None:
         until_s = now + min(question.rests_s, self._limits.told_rest_s_max)
+        ends_s = host.rest_ends_s if host.rests_until_s > now else 0.0
+        host.rest_ends_s = max(ends_s, now + question.rests_s)
         if until_s <= host.rests_until_s + 0.01:
             return
         host.rests_until_s = until_s
         for agent, asker in host.askers.items():
             if agent != question.agent and now - asker.asked_s <= self._limits.interested_s:
-                self._actions.append(TellRest(agent, question.host, until_s - now))
+                self._actions.append(TellRest(agent, question.host, host.rest_ends_s - now))
 
     def _askers(self, host: _Host, now: float) -> int:
         """Among how many agents a turn is shared."""
@@ -396,14 +410,21 @@ class BudgetMember:
         self._shared_s = now
         """When we last helped ourselves to a request, and to bytes."""
         self._bytes_shared_s = now
+        self._own_s = now
+        """When a bucket of our own rate would be full again."""
+        self._own_bytes = _own_bytes(rates, self._limits, now)
         self._retry_s = now
         self._without_since_s: float | None = None
+        self._alone_until_s = float("-inf")
+        """The home does not limit requests, and is not asked for them; then bytes."""
+        self._bytes_alone_until_s = float("-inf")
 
     def dropped(self) -> None:
         """Another agent is home now: what the former one lent us is not ours."""
         self._slots.clear()
         self._bytes = min(0, self._bytes)
         self._without_since_s = None
+        self._alone_until_s = self._bytes_alone_until_s = float("-inf")
 
     # --- requests ---
 
@@ -411,11 +432,16 @@ class BudgetMember:
         """When the next request may leave; None: the home has to be asked."""
         while self._slots and self._slots[0] + self._limits.lent_s <= now:
             self._slots.popleft()
-        return self._slots[0] if self._slots else None
+        if not self._slots:
+            return None
+        slack_s = self._limits.burst_s + self._limits.lent_s
+        return max(self._slots[0], self._own_s - slack_s)
 
     def slot_used(self) -> None:
         """A request left."""
-        self._slots.popleft()
+        slot_s = self._slots.popleft()
+        if self._rates.requests is not None:
+            self._own_s = max(self._own_s, slot_s) + 1 / self._rates.requests
 
     @property
     def spare(self) -> int:
@@ -452,40 +478,83 @@ class BudgetMember:
         """When to ask the home again."""
         return max(now, self._retry_s)
 
+    def goes_alone(self, now: float, *, of_bytes: bool) -> bool:
+        """The home does not limit this, as it said a moment ago: there is no need to ask it."""
+        return now < (self._bytes_alone_until_s if of_bytes else self._alone_until_s)
+
     def replied(self, reply: BudgetReply, agent_count: int, now: float) -> None:
         """The home answered what it was asked for."""
-        if not reply.is_limited:
-            self.help_oneself(agent_count, now)
-            return
-        if reply.slots or reply.length:
+        limits, patience_s = self._limits, self._patience_s(agent_count)
+        alone_s = now + limits.alone_s
+        self._alone_until_s = float("-inf") if reply.limits_requests else alone_s
+        self._bytes_alone_until_s = float("-inf") if reply.limits_bytes else alone_s
+        slots = [slot for slot in reply.slots if -limits.lent_s < slot <= patience_s]
+        self._slots.extend(sorted(now + slot for slot in slots))
+        lent = self._accepted(reply, patience_s, now)
+        if slots or (lent and self._bytes >= 0) or lent >= limits.bytes_min:
             self._without_since_s = None
         elif self._without_since_s is None:
             self._without_since_s = now
-        self._slots.extend(sorted(now + slot for slot in reply.slots))
-        if reply.length:
-            self._bytes += reply.length
-            self._bytes_from_s = now + reply.length_in_s
-        self._retry_s = now + min(reply.retry_after_s or 0.0, self._turn_s(agent_count))
+        is_short = not (slots or lent) or self._bytes < 0
+        retry_s = max(reply.retry_after_s or 0.0, limits.retry_s_min if is_short else 0.0)
+        self._retry_s = now + min(retry_s, self._turn_s(agent_count))
         since_s = self._without_since_s
-        patience_s = self._limits.patience_turns * self._turn_s(agent_count)
-        if since_s is not None and now - since_s > patience_s:
+        is_far = any(slot > patience_s for slot in reply.slots) or reply.length_in_s > patience_s
+        if is_far or (since_s is not None and now - since_s > patience_s):
             self.help_oneself(agent_count, now)
+        if not reply.limits_requests:
+            self._help_to_a_slot(agent_count, now)
+        if not reply.limits_bytes:
+            self._help_to_bytes(agent_count, now)
+
+    def _accepted(self, reply: BudgetReply, patience_s: float, now: float) -> int:
+        """Take the bytes that the home lends, when it says or as our own rate has them."""
+        if self._own_bytes is None or not reply.length or reply.length_in_s > patience_s:
+            return 0
+        assert self._rates.bytes is not None, "who has a bucket has a rate"
+        part = max(self._limits.bytes_min, int(self._rates.bytes * self._limits.turn_s))
+        lent = min(reply.length, self.debt + part)
+        self._bytes += lent
+        self._bytes_from_s = max(now + reply.length_in_s, self._own_bytes.take(lent, now))
+        return lent
 
     def help_oneself(self, agent_count: int, now: float) -> None:
         """There is no home to ask: take a part that would be right if all agents took one."""
+        self._help_to_a_slot(agent_count, now)
+        self._help_to_bytes(agent_count, now)
+        self._without_since_s = None
+
+    def _help_to_a_slot(self, agent_count: int, now: float) -> None:
         if self._rates.requests is not None and not self._slots:
             interval_s = agent_count / self._rates.requests
             self._shared_s = max(now, self._shared_s + interval_s)
             self._slots.append(self._shared_s)
+
+    def _help_to_bytes(self, agent_count: int, now: float) -> None:
         if self._rates.bytes is not None and self._bytes < 0:
             lent = max(-self._bytes, self._limits.bytes_min)
             took_s = lent * agent_count / self._rates.bytes
             self._bytes_shared_s = max(now, self._bytes_shared_s) + took_s
             self._bytes += lent
             self._bytes_from_s = self._bytes_shared_s
-        self._without_since_s = None
 
     def _turn_s(self, agent_count: int) -> float:
         """A fair turn: how long everybody's one request takes, with a second for the road."""
-        rate = self._rates.requests
-        return 1.0 + (agent_count / rate if rate is not None else self._limits.turn_s)
+        rates, limits = self._rates, self._limits
+        turn_s = limits.turn_s
+        if rates.requests is not None:
+            turn_s = max(turn_s, agent_count / rates.requests)
+        if rates.bytes is not None:
+            turn_s = max(turn_s, agent_count * limits.bytes_min / rates.bytes)
+        return 1.0 + turn_s
+
+    def _patience_s(self, agent_count: int) -> float:
+        return self._limits.patience_turns * self._turn_s(agent_count)
+
+
+def _own_bytes(rates: Rates, limits: BudgetLimits, now: float) -> Bucket | None:
+    """A bucket that a home with the same rate never finds empty, whatever is late."""
+    if rates.bytes is None:
+        return None
+    ahead_s = limits.burst_s + limits.lent_s + limits.turn_s
+    return Bucket(rates.bytes, 2 * limits.bytes_min + rates.bytes * ahead_s, now)

@@ -216,11 +216,13 @@ class Budgets:
         now = self._now()
         desk.asked_s = now
         is_asking = bool(requests or length)
-        if now < desk.without_until_s or home is None:
+        is_alone = is_asking and member.goes_alone(now, of_bytes=bool(length))
+        if now < desk.without_until_s or home is None or is_alone:
             member.help_oneself(count, now)
             return
         returned = 0 if requests or desk.waiting else member.give_back()
         me = self._agents.me.agent
+        logger.debug("budget.asked", extra={"home": home, "host": host})
         question = BudgetQuestion(
             host, me, requests, length, returned, self._rests.own_rest_s(host)
         )

@@ -433,14 +433,16 @@ class Planner:
         self._fetching &= ~run.bits
         if failure is OriginFailure.FAILED:
             limits = self._limits
-            rest_s = limits.origin_rest_s * 2 ** min(self._origin_failures, 16)
-            self._origin_failures += 1
-            self._origin_rests_until_s = now + min(rest_s, limits.origin_rest_s_max)
+            if now >= self._origin_rests_until_s:  # Of runs that break together one counts.
+                rest_s = limits.origin_rest_s * 2 ** min(self._origin_failures, 16)
+                self._origin_failures += 1
+                self._origin_rests_until_s = now + min(rest_s, limits.origin_rest_s_max)
             if not run.is_own:
                 self._reporter.claim_returned(run.run, HandBack.FAILED)
         else:
             self._is_denied = True
-            self._reporter.claim_returned(run.run, HandBack.DENIED)
+            if not run.is_own:
+                self._reporter.claim_returned(run.run, HandBack.DENIED)
             if failure is OriginFailure.CHANGED:
                 self._give_up(GiveUpReason.CHANGED)
         self._is_dirty = True
@@ -599,6 +601,8 @@ class Planner:
             return "peers (the origin refuses our credentials)"
         if self._now < self._origin_rests_until_s:
             return "origin (it failed, and is tried again)"
+        if self._can_claim and not self._listed:
+            return f"home {self._reporter.home} (to grant what to read)"
         return "peers"
 
     def __repr__(self) -> str:

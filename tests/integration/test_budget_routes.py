@@ -49,5 +49,6 @@ async def test_an_agent_answers_at_once_and_goes_on_after_nonsense(agents: list[
     assert (await asked(agent, b"", "GET")).status == 405
     assert answer.status == 200
     reply = BudgetReply.parse(answer.body)
-    assert reply.is_limited
+    assert reply.limits_requests
+    assert not reply.limits_bytes
     assert len(reply.slots) == 2  # Half a second of four a second.

@@ -1,7 +1,9 @@
 """Real agents and an origin that has had enough: what they ask it, and what people are told."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench.agents import Agent, Fleet, free_addresses, same_tree
+from damselfly.p2p.messages import AgentID
+from damselfly.p2p.rendezvous import home_of
+from tests.integration.origin_servers import Asked, reply, scripted
 
 DAMSELFLY = (sys.executable, "-m", "damselfly")
 MARGIN_S = 0.6
@@ -88,6 +93,56 @@ def test_a_budget_of_few_requests_is_shared_and_nobody_starves(fleet: Fleet, mod
     assert [code for code, _, _ in answers] == [0, 0, 0], answers
     claimed = [json.loads(out)["bytes_from_origin"] for _, out, _ in answers]
     assert sum(claimed) == sum(file.stat().st_size for file in model.iterdir())
+
+
+async def test_a_rest_longer_than_anybody_waits_ends_the_pulls_of_all_agents_at_once(
+    fleet: Fleet,
+) -> None:
+    async def answer(one: Asked) -> bytes:
+        return reply("429 Too Many Requests", Retry_After="4000")
+
+    async with scripted(answer) as (address, lines):
+        one, two = await asyncio.to_thread(started, fleet, 2)
+        first = await asyncio.to_thread(damselfly, one, "pull", f"{address}/m/")
+        second = await asyncio.to_thread(damselfly, two, "pull", f"{address}/m/")
+
+    assert (first[0], second[0]) == (34, 34), (first, second)
+    assert "left alone for 4000 s" in first[2]
+    told = re.search(r"asks for rest, ([0-9]+) s more", second[2])
+    assert told is not None, second[2]
+    assert int(told[1]) > 3000
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("of_home", "of_other"),
+    [
+        (("--origin-bytes", "20MiB"), ("--origin-requests", "4")),
+        (("--origin-requests", "4"), ("--origin-bytes", "20MiB")),
+    ],
+)
+def test_agents_whose_budgets_are_set_differently_ask_each_other_seldom(
+    fleet: Fleet, model: Path, of_home: tuple[str, str], of_other: tuple[str, str]
+) -> None:
+    origin = fleet.start_origin(model, free_addresses(1)[0])
+    addresses = free_addresses(2)
+    host = origin.url.removeprefix("http://").rstrip("/")
+    home = home_of(f"origin:{host}", [AgentID(address) for address in addresses])
+    common = ("--store-keep-free", "1MiB", "--log-level", "debug")
+    agents = {
+        address: fleet.start_agent(
+            f"n{i}", address, addresses, *common, *(of_home if address == home else of_other)
+        )
+        for i, address in enumerate(addresses)
+    }
+    fleet.wait_until_met()
+    other = next(agent for address, agent in agents.items() if address != home)
+
+    code, _, error = damselfly(other, "pull", origin.url, "--json", "--include", "b.bin")
+
+    assert code == 0, error
+    asked = other.process.log.read_text().count("budget.asked")
+    assert 0 < asked <= 20
 
 
 def test_the_home_of_a_host_may_die_amid_a_budget(fleet: Fleet, model: Path) -> None:

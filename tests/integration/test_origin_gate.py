@@ -6,10 +6,15 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from damselfly.errors import OriginBusyError, OriginChangedError, OriginUnavailableError
+from damselfly.errors import (
+    OriginBusyError,
+    OriginChangedError,
+    OriginUnavailableError,
+    explain,
+)
 from damselfly.model.plan import PlannedFile
 from damselfly.model.ref import Ref
-from damselfly.origin.gate import Gate
+from damselfly.origin.gate import Alone, Gate
 from damselfly.origin.host_clock import RestLimits
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.port import OriginLimits
@@ -189,9 +194,46 @@ async def test_a_rest_longer_than_anybody_waits_is_an_error_at_once() -> None:
         with pytest.raises(OriginBusyError, match="asks for rest"):
             await read(origin, address)
 
+    assert "alone for 7200 s" in str(caught.value)
     assert caught.value.retry_after_s == 7200
     assert len(lines) == 1
     await origin.close()
+
+
+async def test_a_long_rest_that_others_tell_of_is_an_error_at_once_and_says_how_long() -> None:
+    gate = Gate()
+    gate.told_to_rest("models.example", 3600.0)
+
+    with pytest.raises(OriginBusyError, match="3600 s more"):
+        await gate.admit("models.example", "reading it")
+
+
+class NoTurns(Alone):
+    """A budget that never has a turn."""
+
+    async def turn(self, host: str) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_budget_that_has_no_turn_is_waited_for_as_long_as_for_anything() -> None:
+    gate = Gate(patience_s=0.05)
+    gate.shares = NoTurns()
+
+    with pytest.raises(OriginBusyError, match="no turn"):
+        await asyncio.wait_for(gate.admit("models.example", "reading it"), 20)
+
+
+async def test_who_is_not_there_is_named_once_and_plainly(origin: HTTPOrigin) -> None:
+    async with scripted(lambda one: asyncio.sleep(0, b"")) as (address, _):
+        pass  # Whoever listened there is gone.
+
+    with pytest.raises(OriginUnavailableError) as caught:
+        await read(origin, address)
+
+    said = explain(caught.value)
+    assert "ssl" not in said
+    assert said.count("Connect call failed") == 1
+    assert f"no connection to {address.removeprefix('http://')}" in said
 
 
 async def test_each_host_of_a_redirect_passes_the_gate_by_itself(origin: HTTPOrigin) -> None:

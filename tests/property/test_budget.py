@@ -160,7 +160,7 @@ def test_a_home_that_gives_nothing_is_gone_without() -> None:
     now, asked = 0.0, 0
     while member.next_slot(now) is None and asked < 10_000:
         now = member.may_ask(now)
-        member.replied(BudgetReply(retry_after_s=3600.0, is_limited=True), 2, now)
+        member.replied(BudgetReply(retry_after_s=3600.0, limits_requests=True), 2, now)
         asked += 1
         now += STEP_S
 
@@ -214,13 +214,119 @@ def test_a_rest_is_told_to_everybody_who_asked_of_late() -> None:
     assert home.asked(BudgetQuestion(HOST, agent(5)), 103.0).rests_s == 5.0
 
 
-def test_a_rest_that_is_told_is_never_longer_than_peers_may_say() -> None:
+def test_a_rest_is_passed_on_at_its_whole_length_and_not_for_long() -> None:
     home = BudgetHome(Rates())
+    home.asked(BudgetQuestion(HOST, agent(2)), 0.0)
 
-    home.asked(BudgetQuestion(HOST, agent(1), rests_s=80_000.0), 0.0)
+    home.asked(BudgetQuestion(HOST, agent(1), rests_s=4000.0), 0.0)
 
-    reply = home.asked(BudgetQuestion(HOST, agent(2)), 0.0)
-    assert reply.rests_s == LIMITS.told_rest_s_max
+    told = {action.agent: action.rests_s for action in iter(home.next_action, None)}
+    assert told == {agent(2): 4000.0}
+    assert home.asked(BudgetQuestion(HOST, agent(2)), 100.0).rests_s == 3900.0
+    assert home.asked(BudgetQuestion(HOST, agent(2)), LIMITS.told_rest_s_max).rests_s == 0.0
+
+
+def asks_in(member: BudgetMember, home: BudgetHome, seconds: float) -> tuple[int, int]:
+    """How often a member that always wants more asks, and how many requests it makes."""
+    now, asked, made = 0.0, 0, 0
+    while now < seconds:
+        slot_s = member.next_slot(now)
+        if slot_s is not None and slot_s <= now:
+            member.slot_used()
+            made += 1
+        elif slot_s is not None:
+            now = slot_s
+        elif member.goes_alone(now, of_bytes=False):
+            member.help_oneself(2, now)
+        elif (may_ask_s := member.may_ask(now)) > now:
+            now = may_ask_s
+        else:
+            asked += 1
+            question = BudgetQuestion(HOST, agent(0), requests=4)
+            member.replied(home.asked(question, now), 2, now)
+            now += 0.001
+    return asked, made
+
+
+def test_a_home_that_limits_only_bytes_leaves_requests_to_the_member() -> None:
+    member = BudgetMember(Rates(requests=2.0), 0.0)
+
+    asked, made = asks_in(member, BudgetHome(Rates(bytes=20e6)), 60.0)
+
+    assert asked <= 60 / LIMITS.alone_s + 1
+    assert 55 <= made <= 65  # Its part: there are two agents.
+
+
+def test_a_home_that_limits_only_requests_leaves_bytes_to_the_member() -> None:
+    member = BudgetMember(Rates(bytes=1e6), 0.0)
+    home = BudgetHome(Rates(requests=2.0))
+    member.read(500_000, 0.0)
+
+    reply = home.asked(BudgetQuestion(HOST, agent(0), length=500_000), 0.0)
+    member.replied(reply, 2, 0.0)
+
+    assert member.next_read(0.0) == 1.0  # 500 kB at half of a megabyte a second.
+
+
+def test_a_member_never_goes_faster_than_its_own_rate() -> None:
+    member = BudgetMember(Rates(requests=2.0), 0.0)
+
+    _, made = asks_in(member, BudgetHome(Rates(requests=50.0)), 60.0)
+
+    assert 110 <= made <= 130
+
+
+def test_bytes_never_come_faster_than_by_the_own_rate() -> None:
+    rates = Rates(bytes=1e6)
+    member, home = BudgetMember(rates, 0.0), BudgetHome(Rates(bytes=50e6))
+    now, read = 0.0, 0
+    while now < 60:
+        go_s = member.next_read(now)
+        if go_s is None:
+            question = BudgetQuestion(HOST, agent(0), length=member.debt + 65536)
+            now = member.may_ask(now)
+            member.replied(home.asked(question, now), 1, now)
+        elif go_s > now:
+            now = go_s
+        else:
+            read += 65536
+            member.read(65536, now)
+
+    assert 50e6 <= read <= 65e6
+
+
+def test_whoever_was_given_nothing_does_not_ask_again_at_once() -> None:
+    for nothing in (
+        BudgetReply(limits_requests=True, limits_bytes=True),
+        BudgetReply(slots=(-86_400.0,), limits_requests=True, limits_bytes=True),
+    ):
+        member = BudgetMember(Rates(requests=1.0, bytes=1e6), 0.0)
+
+        member.replied(nothing, 2, 10.0)
+
+        assert member.may_ask(10.0) == 10.0 + LIMITS.retry_s_min
+
+
+def test_a_moment_that_is_far_away_is_not_waited_for() -> None:
+    member = BudgetMember(Rates(requests=1.0, bytes=1e6), 0.0)
+    member.read(100_000, 10.0)
+
+    far = BudgetReply((86_400.0,), 1 << 40, 86_400.0, limits_requests=True, limits_bytes=True)
+    member.replied(far, 2, 10.0)
+
+    slot_s, read_s = member.next_slot(10.0), member.next_read(10.0)
+    assert slot_s is not None
+    assert read_s is not None
+    assert max(slot_s, read_s) < 20.0
+
+
+def test_endless_bytes_that_a_home_lends_are_taken_at_the_own_rate() -> None:
+    member = BudgetMember(Rates(bytes=1e6), 0.0)
+    member.read(100_000, 10.0)
+
+    member.replied(BudgetReply(length=1 << 50, limits_bytes=True), 2, 10.0)
+
+    assert member.read(2_000_000, 10.0) is None
 
 
 def test_hosts_and_agents_are_remembered_in_bounds() -> None:

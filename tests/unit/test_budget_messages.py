@@ -58,7 +58,7 @@ def test_a_bad_reply_is_refused(text: str) -> None:
 @pytest.mark.parametrize("host", ["models.example", "127.0.0.1:8080", "[::1]:80", "a_b-c.d:1"])
 def test_what_is_written_is_read_back(host: str) -> None:
     question = BudgetQuestion(host, AgentID("n1:7460"), 3, 1 << 20, 2, 7.5)
-    reply = BudgetReply((-0.5, 1.25), 4096, 0.5, 2.0, 7.5, is_limited=True)
+    reply = BudgetReply((-0.5, 1.25), 4096, 0.5, 2.0, 7.5, limits_bytes=True)
 
     assert BudgetQuestion.parse(question.to_json()) == question
     assert BudgetReply.parse(reply.to_json()) == reply

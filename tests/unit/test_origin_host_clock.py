@@ -68,6 +68,15 @@ def test_what_others_say_counts_and_is_capped() -> None:
     assert not host.told(1.0, 0.0)
 
 
+def test_the_whole_of_a_rest_that_others_tell_of_is_known_while_their_word_counts() -> None:
+    host = clock()
+    host.told(4000.0, 0.0)
+
+    assert host.left_s(100.0) == 3900.0
+    assert host.left_s(RestLimits().told_s_max) == 0.0
+    assert host.may_begin(RestLimits().told_s_max)
+
+
 def seconds_stopped(host: HostClock, *, rest_s: float, every_s: float, total_s: int) -> float:
     """How long a liar holds up somebody who would ask all the time and is always answered."""
     stopped = 0

@@ -106,14 +106,14 @@ class Gate:
         """Wait until one request to `host` may leave; then `answered` or `failed` must be told.
 
         Raises:
-            OriginBusyError: it asks for rest, and for longer than anybody waits.
+            OriginBusyError: it asks for rest, or its budget has no turn, for longer than anybody
+                waits.
         """
         deadline_s = self._now() + self.patience_s
         await self.shares.joined(host)
         while True:
             await self._rested(host, doing, deadline_s)
-            with waiting_for(lambda: f"origin host {host} (its budget is used up for now)"):
-                await self.shares.turn(host)
+            await self._had_turn(host, doing, deadline_s)
             found = self._host(host)
             if found.clock.may_begin(self._now()):
                 found.clock.begun()
@@ -156,24 +156,37 @@ class Gate:
     def rest_s(self, host: str) -> float:
         """How long the host is left alone from now on."""
         found = self._hosts.get(host)
-        return max(0.0, found.clock.rests_until_s - self._now()) if found is not None else 0.0
+        return found.clock.left_s(self._now()) if found is not None else 0.0
 
     async def took(self, host: str, length: int) -> None:
         """So many bytes of a body came; wait until more may."""
         with waiting_for(lambda: f"origin host {host} (its budget of bytes is used up for now)"):
             await self.shares.took(host, length)
 
+    async def _had_turn(self, host: str, doing: str, deadline_s: float) -> None:
+        """Wait until one more request is within the budget, as long as anybody waits."""
+        with waiting_for(lambda: f"origin host {host} (its budget is used up for now)"):
+            try:
+                async with asyncio.timeout(max(0.0, deadline_s - self._now())):
+                    await self.shares.turn(host)
+            except TimeoutError:
+                raise OriginBusyError(
+                    f"{doing}: the budget of {host} had no turn in {self.patience_s:.0f} s, and"
+                    " that is as long as anybody waits"
+                ) from None
+
     async def _rested(self, host: str, doing: str, deadline_s: float) -> None:
         """Wait while the host rests, and while those who went first have no answer yet."""
         found = self._host(host)
         while not found.clock.may_begin(now := self._now()):
-            left_s = found.clock.rests_until_s - now
-            if now + left_s > deadline_s or now >= deadline_s:
+            whole_s = found.clock.left_s(now)
+            if now + whole_s > deadline_s or now >= deadline_s:
                 raise OriginBusyError(
-                    f"{doing}: {host} asks for rest, {max(0.0, left_s):.0f} s more, and that is"
+                    f"{doing}: {host} asks for rest, {whole_s:.0f} s more, and that is"
                     " longer than anybody waits",
-                    max(0.0, left_s),
+                    whole_s,
                 )
+            left_s = found.clock.rests_until_s - now
             found.changed.clear()
             with waiting_for(lambda: self._said(host)):
                 try:

@@ -12,6 +12,8 @@ rest), and otherwise by a hundredth of the time that goes by. A word to which th
 the lie (it answers us while it is said to rest) leaves `doubted_s` of it at most, and half as much
 each time. So a liar stops us for two minutes in all, and then for a second in a hundred at most,
 until the host itself asks us for rest.
+While their word counts, `left_s` tells the whole length that they told: who would not wait so long
+need not begin to.
 """
 
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ class HostClock:
         self._limits = limits
         self._own_until_s = 0.0
         self._told_until_s = 0.0
+        self._told_end_s = 0.0
+        """When the rest ends, as others say; it stops us until `_told_until_s` only."""
         self._said_until_s = 0.0
         """When the rest is over that others speak of, whether or not we heed them."""
         self._older = 0
@@ -71,6 +75,11 @@ class HostClock:
     def own_until_s(self) -> float:
         """The end of the rest that it asked us for ourselves."""
         return self._own_until_s
+
+    def left_s(self, now: float) -> float:
+        """For how long it wants to be left alone, as far as anybody says."""
+        told_end_s = self._told_end_s if now < self._told_until_s else 0.0
+        return max(0.0, self.rests_until_s - now, told_end_s - now)
 
     def is_idle(self, now: float) -> bool:
         """There is nothing to remember."""
@@ -136,6 +145,7 @@ class HostClock:
             return False
         self._credit_s -= until_s - from_s
         self._told_until_s = until_s
+        self._told_end_s = now + rest_s
         self._older = self._in_flight
         self._width = 1
         return True

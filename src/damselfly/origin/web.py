@@ -412,7 +412,7 @@ class Web:
                 )
             except OriginUnavailableError as exc:
                 is_silent = isinstance(exc.__context__, TimeoutError)
-                is_nobody = isinstance(exc.__cause__, aiohttp.ClientConnectorError)
+                is_nobody = isinstance(exc.__context__, aiohttp.ClientConnectorError)
                 if is_silent or is_nobody or method not in _REPEATABLE or tries >= limits.tries_max:
                     raise
             else:
@@ -420,10 +420,13 @@ class Web:
                 if is_busy:
                     answer.release()
                     left_s = self._gate.patience_s - waited_s
-                    if self._gate.rest_s(_host_of(place)) > left_s:
+                    if (wanted_s := self._gate.rest_s(_host_of(place))) > left_s:
+                        told_s = told_rest_s(rest_told_by(answer.headers), time.time())
+                        rest_s = wanted_s if told_s is None else told_s
                         said = f"{doing}: the origin answered {answer.status}, and wants to be left"
-                        rest_s = told_rest_s(rest_told_by(answer.headers), time.time())
-                        raise OriginBusyError(f"{said} alone", rest_s)
+                        raise OriginBusyError(
+                            f"{said} alone for {rest_s:.0f} s: longer than anybody waits", rest_s
+                        )
                     continue  # The gate waits as long as was asked for.
                 if answer.status not in _UNSTEADY or method not in _REPEATABLE:
                     return answer
@@ -793,8 +796,16 @@ def _told(doing: str) -> Generator[None]:
         raise RemoteProtocolError(f"{doing}: not HTTP: {exc.message[:120]!a}") from None
     except aiohttp.ClientPayloadError:
         raise OriginUnavailableError(f"{doing}: the origin broke off") from None
+    except aiohttp.ClientConnectorError as exc:
+        # Its own text speaks of aiohttp's settings, and repeats its cause.
+        cause: Exception
+        if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+            cause = exc.certificate_error  # It has no other.
+        else:
+            cause = exc.os_error
+        where = f"[{exc.host}]" if ":" in exc.host else exc.host
+        raise OriginUnavailableError(f"{doing}: no connection to {where}:{exc.port}") from cause
     except OSError as exc:
-        # Among them aiohttp's errors of connecting, which name the host and what is wrong there.
         raise OriginUnavailableError(doing) from exc
     except aiohttp.ClientError as exc:
         raise OriginUnavailableError(f"{doing}: {type(exc).__name__}") from None
