@@ -23,6 +23,7 @@ from damselfly.errors import (
     explain,
 )
 from damselfly.model.manifest import Manifest
+from damselfly.model.oci_name import OCIName
 from damselfly.model.paths import MANIFEST_NAME
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
@@ -31,7 +32,6 @@ from damselfly.origin.access import ANONYMOUS, OWN, Access
 from damselfly.origin.bearer import PULL, Asking, Tokens
 from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.oci_manifest import OWN_MANIFEST_TYPE
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.port import OriginLimits, Resolved
 from damselfly.origin.push import push
 from damselfly.origin.registry import Origins

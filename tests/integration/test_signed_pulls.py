@@ -7,12 +7,18 @@ process that an agent asks.
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from damselfly.agent.holdings import Shown
+from damselfly.agent.signature_rules import Rules
+from damselfly.agent.signatures import Signatures
 from damselfly.errors import DamselflyError, SignatureError
 from damselfly.model.digest import Digest
+from damselfly.model.ref import Ref
 from damselfly.origin import signature
 from tests.integration.signed_node import SignedNode, signed_node
 from tests.integration.signing_keys import (
@@ -162,6 +168,38 @@ async def test_a_file_that_is_missing_is_named(site: Site) -> None:
     (site.model / "weights/b.bin").unlink()
     async with signed_node(site.folder, site.config) as node:
         await _refused(node, site.ref, "'weights/b.bin' was signed and is missing")
+
+
+async def test_a_file_is_missed_too_when_another_ref_brought_the_others(site: Site) -> None:
+    (site.model / "weights/b.bin").unlink()
+    elsewhere = site.folder / "elsewhere"
+    shutil.copytree(site.model, elsewhere)
+    async with signed_node(site.folder, site.config) as node:
+        artifact = Digest.parse((await node.pull(f"file://{elsewhere}/")).artifact)
+        manifest = node.store.manifest(artifact)
+        assert manifest is not None
+        asked = Ref.parse(site.ref), Shown(artifact, None)
+        with ThreadPoolExecutor(1) as workers:
+            genuine = partial(Signatures(Rules.of(site.config)).are_genuine, node.store, workers)
+            with pytest.raises(SignatureError, match=r"'weights/b\.bin' was signed and is missing"):
+                await genuine(*asked, manifest.plan(site.ref))
+            assert not await genuine(*asked)  # Nobody knows what else is there.
+
+
+async def test_what_a_ref_with_a_query_brought_is_known_as_whole(site: Site) -> None:
+    (site.model / "weights/b.bin").unlink()
+    site.rule(prefix="https://host/")
+    ref = Ref.parse("https://host/m/?token=1")
+    async with signed_node(site.folder, site.config) as node:
+        artifact = Digest.parse((await node.pull(site.ref)).artifact)
+        manifest = node.store.manifest(artifact)
+        assert manifest is not None
+        plan = manifest.plan(str(ref.named))
+        node.store.remember(str(ref.named), str(plan.id), artifact)
+        with ThreadPoolExecutor(1) as workers:
+            genuine = partial(Signatures(Rules.of(site.config)).are_genuine, node.store, workers)
+            with pytest.raises(SignatureError, match=r"'weights/b\.bin' was signed and is missing"):
+                await genuine(ref, Shown(artifact, None))
 
 
 async def test_a_huge_signature_is_refused_before_it_is_fetched(site: Site) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from damselfly.errors import ConfigError, OriginBusyError, OriginUnavailableError, UsageError
+from damselfly.model.oci_name import OCIName
 from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.challenge import Challenge, parse_challenges
 from damselfly.origin.docker_config import config_path, registry_access
 from damselfly.origin.oci_artifact import media_type_of
 from damselfly.origin.oci_client import is_of
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.patience import TRIES_MAX, Patience
 
 DIGEST = "sha256:" + "a" * 64

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from damselfly.agent.endpoints import endpoints
+from damselfly.agent.settings import OriginSettings
 from damselfly.agent.signature_rules import Require, Rules, parse_rules, read_rules, rule_for
 from damselfly.errors import ConfigError, SignatureError
 from damselfly.model.ref import Ref
-from damselfly.model.spelling import spelling
+from damselfly.model.spelling import NO_ENDPOINTS, spellings
 from damselfly.origin.signature import Method
 
 KEY = {"key": "owner.pem"}
@@ -40,6 +42,22 @@ def _required(prefix: str) -> dict[str, object]:
         ("hf://org/Llama-", "hf://org/llama-3", True),
         ("hf://", "hf://anybody/x", True),
         ("hf://org/", "hf://org2/name", False),
+        ("hf://our-org/", "hf://models/our-org/llama", True),
+        ("hf://models/our-org/", "hf://our-org/llama", True),
+        ("hf://models/", "hf://our-org/llama", True),
+        ("hf://datasets/", "hf://datasets/squad", True),
+        ("hf://datasets/squad/", "hf://datasets/squad@main", True),
+        ("hf://o/n/sub/", "hf://o/n@refs/pr/1/sub/", True),
+        ("hf://org/", "https://huggingface.co/api/models/org/name/tree/main", True),
+        ("hf://org/", "hf://other/bad--name", True),
+        ("hf://org/", "https://cdn-lfs.hf.co/repos/0/1", True),
+        ("oci://docker.io/library/", "oci://docker.io/model", True),
+        ("oci://docker.io/model/", "oci://docker.io/model:v1", True),
+        ("oci://docker.io/model/", "oci://index.docker.io/library/model", True),
+        ("oci://docker.io/org/", "oci://docker.io/org/model", True),
+        ("oci://docker.io/org/", "oci://docker.io/library/model", False),
+        ("oci://ghcr.io/org/", "https://ghcr.io/v2/org/m/blobs/sha256:" + "0" * 64, True),
+        ("https://ghcr.io/v2/org/", "oci://ghcr.io/org/m", True),
         ("oci://host/team/", "oci://host/team/x:v1", True),
         ("*", "s3://bucket/x/", True),
         ("https://host/m/", "https://host/m/#blake3:" + "0" * 64, True),
@@ -63,7 +81,7 @@ def test_the_longest_prefix_wins() -> None:
     )
 
     def require(ref: str) -> Require | None:
-        found = rule_for(rules, [spelling(Ref.parse(ref))])
+        found = rule_for(rules, spellings(Ref.parse(ref)))
         return None if found is None else found.require
 
     assert require("https://host/x") is Require.REQUIRED
@@ -71,6 +89,44 @@ def test_the_longest_prefix_wins() -> None:
     assert require("hf://org/prod-x") is Require.REQUIRED
     assert require("hf://org/prod-open@v1/sub") is Require.IGNORE
     assert require("hf://org/prod-openly-evil") is Require.REQUIRED
+
+
+def test_where_it_cannot_be_told_which_of_two_rules_counts_nothing_is_accepted() -> None:
+    rules = _rules(_required("hf://ours/"), _required("hf://theirs/"))
+    with pytest.raises(SignatureError, match=r"hf://ours/ is about, or that for hf://theirs/"):
+        rules.rule_for(Ref.parse("https://huggingface.co/api/strange"))
+    assert rules.rule_for(Ref.parse("hf://others/x")) is None
+
+
+def test_nobody_is_let_off_by_another_name_of_the_same() -> None:
+    free: dict[str, object] = {"prefix": "https://ghcr.io/v2/org/m/blobs/", "require": "ignore"}
+    rules = _rules(_required("oci://ghcr.io/org/"), free)
+    assert rules.rule_for(Ref.parse("https://ghcr.io/v2/org/m/blobs/x")) is not None
+
+
+def test_a_rule_binds_what_is_asked_of_a_configured_endpoint(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    row = '[[signatures]]\nprefix = "{}"\nrequire = "required"\nkey = "k"\n'
+    mirror = NO_ENDPOINTS.also("hf", "http://mirror:8080")
+    file.write_text(row.format("hf://org/"))
+    rules = Rules.of(file, mirror)
+    assert rules.rule_for(Ref.parse("http://mirror:8080/org/m/resolve/main/")) is not None
+    assert rules.rule_for(Ref.parse("http://mirror:8080/other/m/resolve/main/")) is None
+    file.write_text(row.format("http://mirror:8080/other/"))
+    assert rules.rule_for(Ref.parse("hf://other/m")) is not None
+
+
+def test_the_endpoints_of_an_agent_are_those_that_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror:8080/hub/")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:4443")
+    for variable in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(variable, raising=False)
+    known = endpoints(OriginSettings(s3_endpoint="https://minio:9000"))
+    assert known.places == (
+        ("hf", "mirror:8080", ("hub",)),
+        ("s3", "minio:9000", ()),
+        ("gs", "127.0.0.1:4443", ()),
+    )
 
 
 def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:

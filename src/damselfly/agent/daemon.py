@@ -22,6 +22,7 @@ from damselfly.agent.advertise import is_loopback
 from damselfly.agent.api import APIServer
 from damselfly.agent.config import AgentConfig
 from damselfly.agent.credentials import CredentialsFile
+from damselfly.agent.endpoints import endpoints
 from damselfly.agent.heap import keep_heap
 from damselfly.agent.holdings import Holdings, plan_of
 from damselfly.agent.kubernetes_targets import KubernetesTargets
@@ -227,7 +228,7 @@ class _Agent:
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._boot = secrets.token_hex(16)
         self._certificates = _certificates(config)
-        self._rules = Rules.of(config.file)
+        self._rules = Rules.of(config.file, endpoints(config.origin))
         self._talk = PeerPool(None, self._certificates)
         self._pool = PeerPool(None, self._certificates)
         # Cancellations are asked for while every order has its stream.

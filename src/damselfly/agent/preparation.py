@@ -180,7 +180,7 @@ class Preparation:
         of_plan = partial(holdings.of_plan, source, target, wish.choice)
         shown = await self._shop.work(of_plan)
         plan = target.plan
-        if shown is None or not await self._shop.is_genuine(wish.ref, shown):
+        if shown is None or not await self._shop.is_genuine(wish.ref, shown, plan):
             shown = await self._pulled(source, target)
             plan = self._pull.plan if self._pull is not None and self._pull.plan else plan
         await self._possession.prove(

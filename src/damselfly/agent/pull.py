@@ -84,13 +84,13 @@ class Workshop:
         """Run what touches the disk in a worker."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function)
 
-    async def is_genuine(self, ref: Ref, shown: Shown) -> bool:
+    async def is_genuine(self, ref: Ref, shown: Shown, plan: Plan | None = None) -> bool:
         """Whether what is held is signed as it must be; False: only a pull can tell.
 
         Raises:
             SignatureError: it is not.
         """
-        return await self.signatures.are_genuine(self.store, self.workers, ref, shown)
+        return await self.signatures.are_genuine(self.store, self.workers, ref, shown, plan)
 
 
 class Pull:

@@ -7,8 +7,9 @@
 
 The longest prefix wins. A prefix of a rule that requires a signature covers every name that begins
 with it; the others cover what lies below them, so that a name that only looks alike is not let off
-(`spelling.py` has what is one name). The file is read again when it changes: one that is broken
-changes nothing, and is told.
+(`spelling.py` has what is one name). Of several names of a ref the strictest rule counts, and what
+cannot be told from a ref is bound by whatever rule may be about it. The file is read again when it
+changes: one that is broken changes nothing, and is told.
 """
 
 import logging
@@ -23,7 +24,14 @@ from typing import cast
 
 from damselfly.errors import ConfigError, SignatureError, UsageError
 from damselfly.model.ref import Ref
-from damselfly.model.spelling import EVERYWHERE, spelling
+from damselfly.model.spelling import (
+    EVERYWHERE,
+    NO_ENDPOINTS,
+    Endpoints,
+    official,
+    prefix_spelling,
+    spellings,
+)
 from damselfly.origin.signature import Method, Trust
 
 logger = logging.getLogger(__name__)
@@ -51,7 +59,7 @@ class Require(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row. `place` is the prefix as `spelling` spells it, with a slash if it was given one."""
+    """One row. `place` is the prefix as `spelling.py` has it, with a slash if it was given one."""
 
     prefix: str
     place: str
@@ -60,14 +68,21 @@ class Rule:
     files: tuple[Path, ...] = ()
     identity: str = ""
     issuer: str = ""
+    alias: str = ""
+    """Another place that the prefix may be about."""
 
     def binds(self, place: str) -> bool:
         """Whether the rule is about a place; see the module."""
         if self.place == EVERYWHERE:
             return True
-        if self.require is Require.REQUIRED:
-            return f"{place}/".startswith(self.place)
-        return f"{place}/".startswith(self.place.rstrip("/") + "/")
+        ours = [name for name in (self.place, self.alias) if name]
+        if self.require is not Require.REQUIRED:
+            ours = [name.rstrip("/") + "/" for name in ours]
+        return f"{place.rstrip('/')}/".startswith(tuple(ours)) or place in ours
+
+    def may_bind(self, place: str) -> bool:
+        """Whether the rule asks for something below a place that ends with a slash."""
+        return self.require is not Require.IGNORE and self.place.startswith(place)
 
     def trust(self) -> Trust:
         """Read whom to trust.
@@ -86,6 +101,10 @@ def rule_for(rules: Iterable[Rule], places: Iterable[str]) -> Rule | None:
     return max(found, key=_weight, default=None)
 
 
+def _strictness(rule: Rule) -> tuple[bool, int]:
+    return rule.require is Require.REQUIRED, _weight(rule)
+
+
 def _weight(rule: Rule) -> int:
     return 0 if rule.place == EVERYWHERE else len(rule.place.rstrip("/"))
 
@@ -93,7 +112,9 @@ def _weight(rule: Rule) -> int:
 # --- reading the table ------------------------------------------------------------------------
 
 
-def parse_rules(table: object, folder: Path) -> tuple[Rule, ...]:
+def parse_rules(
+    table: object, folder: Path, endpoints: Endpoints = NO_ENDPOINTS
+) -> tuple[Rule, ...]:
     """Read the rows; paths in them are relative to `folder`.
 
     Raises:
@@ -109,7 +130,7 @@ def parse_rules(table: object, folder: Path) -> tuple[Rule, ...]:
         where = f"row {number} of [[{TABLE}]]"
         if not isinstance(row, dict):
             raise ConfigError(f"{where} is no table")
-        rule = _parsed(cast("dict[str, object]", row), where, folder)
+        rule = _parsed(cast("dict[str, object]", row), where, folder, endpoints)
         name = rule.place.rstrip("/")
         if name in rules:
             raise ConfigError(f"{where} is about {rule.prefix}, and so is {rules[name].prefix}")
@@ -117,7 +138,7 @@ def parse_rules(table: object, folder: Path) -> tuple[Rule, ...]:
     return tuple(rules.values())
 
 
-def _parsed(row: dict[str, object], where: str, folder: Path) -> Rule:
+def _parsed(row: dict[str, object], where: str, folder: Path, endpoints: Endpoints) -> Rule:
     if unknown := sorted(row.keys() - _KEYS):
         known = ", ".join(sorted(_KEYS))
         raise ConfigError(f"{where} has an unknown key {unknown[0]!r}; known are {known}")
@@ -126,12 +147,12 @@ def _parsed(row: dict[str, object], where: str, folder: Path) -> Rule:
         require = Require(_text(row, "require", where))
     except ValueError:
         raise ConfigError(f"{where}: require is one of {', '.join(Require)}") from None
-    place = _place(prefix, where)
+    place = _place(prefix, where, endpoints)
     named = [key for key in _PATHS if key in row]
     if require is Require.IGNORE:
         if len(row) > 2:
             raise ConfigError(f"{where} ignores signatures, and says whom to trust")
-        return Rule(prefix, place, require)
+        return Rule(prefix, place, require, alias=official(place))
     if len(named) != 1:
         raise ConfigError(f"{where} names one of {', '.join(_PATHS)}: whom to trust")
     method = _PATHS[named[0]]
@@ -146,9 +167,9 @@ def _parsed(row: dict[str, object], where: str, folder: Path) -> Rule:
         raise ConfigError(f"{where}: {named[0]} is the path of a file")
     files = tuple(folder / str(path) for path in paths)
     if not is_keyless:
-        return Rule(prefix, place, require, method, files)
+        return Rule(prefix, place, require, method, files, alias=official(place))
     identity, issuer = _text(row, "identity", where), _text(row, "issuer", where)
-    return Rule(prefix, place, require, method, files, identity, issuer)
+    return Rule(prefix, place, require, method, files, identity, issuer, official(place))
 
 
 def _text(row: dict[str, object], key: str, where: str) -> str:
@@ -158,7 +179,7 @@ def _text(row: dict[str, object], key: str, where: str) -> str:
     return value
 
 
-def _place(prefix: str, where: str) -> str:
+def _place(prefix: str, where: str, endpoints: Endpoints) -> str:
     if prefix == EVERYWHERE:
         return EVERYWHERE
     if prefix.endswith("://"):
@@ -171,7 +192,7 @@ def _place(prefix: str, where: str) -> str:
         ) from exc
     if ref.pin is not None or ref.query:
         raise ConfigError(f"{where}: a prefix has neither a query nor a pin")
-    place = spelling(ref)
+    place = prefix_spelling(ref, endpoints)
     return f"{place}/" if prefix.endswith("/") and not place.endswith("/") else place
 
 
@@ -192,32 +213,56 @@ def _read(file: Path) -> bytes:
 class Rules:
     """The rules as they are now. Any thread may ask; asking looks at the file, so it blocks."""
 
-    def __init__(self, rules: Sequence[Rule] = (), file: Path | None = None) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule] = (),
+        file: Path | None = None,
+        endpoints: Endpoints = NO_ENDPOINTS,
+    ) -> None:
         self._rules = tuple(rules)
         self._file = file
+        self._endpoints = endpoints
         self._state: object = None
         self._lock = Lock()
         self.trouble = ""
         """Why the file was not read; empty while it is."""
 
     @classmethod
-    def of(cls, file: Path | None) -> "Rules":
+    def of(cls, file: Path | None, endpoints: Endpoints = NO_ENDPOINTS) -> "Rules":
         """Begin with what a configuration file has.
 
         Raises:
             ConfigError: it is broken.
         """
-        return cls(() if file is None else read_rules(file), file)
+        return cls(() if file is None else read_rules(file, endpoints), file, endpoints)
 
     def rule_for(self, ref: Ref) -> Rule | None:
-        """The rule for a ref; None: nobody cares for signatures there."""
+        """The rule for a ref; None: nobody cares for signatures there.
+
+        Raises:
+            SignatureError: it cannot be told which of several rules it is.
+        """
         self._look()
-        places = {spelling(ref.unpinned)}
+        names = spellings(ref, self._endpoints)
         if ref.scheme == "file":
             real = os.path.realpath(ref.local_path)
-            places.add("/".join(["file://", *(name for name in real.split("/") if name)]))
-        rule = rule_for(self._rules, places)
-        return None if rule is None or rule.require is Require.IGNORE else rule
+            link = "/".join(["file://", *(name for name in real.split("/") if name)])
+            found = [rule_for(self._rules, {*names, link})]
+        else:
+            found = [rule_for(self._rules, [name]) for name in names]
+        below = tuple(name for name in names if name.endswith("/"))
+        possible = [rule for rule in self._rules if any(map(rule.may_bind, below))]
+        if len(possible) > 1:
+            raise SignatureError(
+                f"{ref.safe} is not accepted: it may be what the rule for {possible[0].prefix} is"
+                f" about, or that for {possible[1].prefix}"
+            )
+        asking = [
+            rule
+            for rule in (*found, *possible)
+            if rule is not None and rule.require is not Require.IGNORE
+        ]
+        return max(asking, key=_strictness, default=None)
 
     def all(self) -> tuple[Rule, ...]:
         """Every rule."""
@@ -234,7 +279,7 @@ class Rules:
                 state = (found.st_mtime_ns, found.st_size, found.st_ino)
                 if state == self._state:
                     return
-                self._rules = read_rules(self._file)
+                self._rules = read_rules(self._file, self._endpoints)
             except (ConfigError, OSError) as exc:
                 state = (type(exc), str(exc))
                 self.trouble = f"{self._file}: {exc}"
@@ -246,7 +291,7 @@ class Rules:
             self._state = state
 
 
-def read_rules(file: Path) -> tuple[Rule, ...]:
+def read_rules(file: Path, endpoints: Endpoints = NO_ENDPOINTS) -> tuple[Rule, ...]:
     """Read the table from a configuration file; one without it has no rules.
 
     Raises:
@@ -260,4 +305,4 @@ def read_rules(file: Path) -> tuple[Rule, ...]:
         tables = tomllib.loads(data.decode())
     except (OSError, ValueError) as exc:
         raise ConfigError(f"reading the configuration {file}") from exc
-    return parse_rules(tables.get(TABLE, []), file.parent)
+    return parse_rules(tables.get(TABLE, []), file.parent, endpoints)

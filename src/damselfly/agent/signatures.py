@@ -108,14 +108,19 @@ class Signatures:
         )
         return await _stoppable(workers, partial(self._judged, store, case))
 
-    async def are_genuine(self, store: Store, workers: Executor, ref: Ref, shown: Shown) -> bool:
+    async def are_genuine(
+        self, store: Store, workers: Executor, ref: Ref, shown: Shown, plan: Plan | None = None
+    ) -> bool:
         """Whether what is held may be shown; False: only a pull can tell.
+
+        The `plan` that the ref was just found to be says what was published there. Without it
+        counts how this node got the artifact by the very ref.
 
         Raises:
             SignatureError: it may not.
         """
         try:
-            return await _stoppable(workers, partial(self._are_genuine, store, ref, shown))
+            return await _stoppable(workers, partial(self._are_genuine, store, ref, shown, plan))
         except NotFoundError:
             return False  # It was evicted while it was read.
 
@@ -129,15 +134,22 @@ class Signatures:
 
     # --- in a worker ---------------------------------------------------------------------------
 
-    def _are_genuine(self, store: Store, ref: Ref, shown: Shown, stopped: Event) -> bool:
+    def _are_genuine(
+        self, store: Store, ref: Ref, shown: Shown, plan: Plan | None, stopped: Event
+    ) -> bool:
         if self.rules.rule_for(ref) is None:
             return True
         manifest = store.manifest(shown.artifact)
         if manifest is None:
             return False
         number = _number_in(manifest.files)
-        revision = store.revision_of(str(ref.unpinned), shown.artifact)
-        is_whole = revision is not None and plan_of(revision) is not None
+        revision = store.revision_of(str(ref.unpinned.named), shown.artifact)
+        if plan is None and revision is None and ref.pin is None:
+            return False  # Another ref brought it: there may be more files where this one leads.
+        if plan is not None:
+            is_whole = manifest.is_of(plan)
+        else:
+            is_whole = revision is not None and plan_of(revision) is not None
         if number is None and not is_whole:
             return False  # What was left out when it was pulled may be the signature.
         numbers = frozenset(range(len(manifest.files))) if shown.files is None else shown.files
@@ -145,8 +157,12 @@ class Signatures:
             numbers |= {number}
         if not store.holds(shown.artifact, numbers):
             return False
-        others = frozenset(file.path for at, file in enumerate(manifest.files) if at not in numbers)
-        case = _Case(ref, manifest, numbers, others, is_whole=is_whole)
+        judged = {manifest.files[at].path for at in numbers}
+        published = {file.path for file in manifest.files}
+        if plan is not None:
+            published |= {file.path for file in plan.files}
+        is_whole = ref.pin is None and (is_whole or plan is not None)
+        case = _Case(ref, manifest, numbers, frozenset(published - judged), is_whole=is_whole)
         found = self._judged(store, case, stopped)
         if found is not None:
             self.keep(store, manifest, found)

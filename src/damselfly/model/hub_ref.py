@@ -14,10 +14,12 @@ refused here, once for everybody.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from damselfly.errors import ManifestError, UsageError
+from damselfly.model.hub_parts import KINDS, HubParts
 from damselfly.model.paths import check_path
 from damselfly.model.ref import Ref
 
@@ -25,7 +27,6 @@ MAIN = "main"
 REPOSITORY_CHARS_MAX = 96
 """With the slash: the hub's own limit."""
 
-_KINDS = ("models", "datasets", "spaces")
 _NOT_SPOKEN = frozenset({"buckets", "kernels", "collections"})
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
@@ -54,32 +55,21 @@ class HubRef:
         """
         if ref.scheme != "hf":
             raise UsageError(f"{ref.safe} is no place on the hub")
-        names = [ref.netloc, *ref.decoded_path.strip("/").split("/")]
-        names = [name for name in names if name]
-        kind = names.pop(0) if names[0] in _KINDS else _KINDS[0]
-        if not names or names[0] in _NOT_SPOKEN:
+        parts = HubParts.of([ref.netloc, *ref.decoded_path.split("/")])
+        if not parts.repository or parts.repository[0] in _NOT_SPOKEN:
             raise UsageError(f"{ref.safe} names no model, dataset or space of the hub")
-        taken = 1 if "@" in names[0] or len(names) == 1 else 2
-        *organisation, last = names[:taken]
-        name, at, revision = last.partition("@")
-        rest = names[taken:]
-        if at and revision == "refs" and len(rest) > 1 and rest[0] in _SPECIAL:
-            special = _SPECIAL[rest[0]].fullmatch(rest[1])
-            revision = "/".join([revision, *rest[:2]]) if special else ""
-            rest = rest[2:]
-        elif at and not _REVISION.fullmatch(revision):
-            revision = ""
-        if (at and not revision) or ".." in revision or revision.endswith((".", ".lock")):
+        revision = parts.revision
+        if parts.has_revision and not _is_revision(revision):
             raise UsageError(f"{ref.safe} has a revision that no branch, tag or commit is called")
-        repository = "/".join([*organisation, name])
-        if len(repository) > REPOSITORY_CHARS_MAX or not all(map(_is_name, [*organisation, name])):
+        repository = "/".join(parts.repository)
+        if not is_repository(parts.repository):
             raise UsageError(f"{ref.safe} names a repository as none of the hub may be called")
-        inside = "/".join(rest)
+        inside = "/".join(parts.inside)
         try:
             inside = inside and check_path(inside)
         except ManifestError as exc:
             raise UsageError(f"{ref.safe} names what no repository has") from exc
-        return cls(kind, repository, revision or MAIN, inside, ref.is_directory or not inside)
+        return cls(parts.kind, repository, revision or MAIN, inside, ref.is_directory or not inside)
 
     @property
     def is_pinned(self) -> bool:
@@ -89,13 +79,13 @@ class HubRef:
     @property
     def shown(self) -> str:
         """The repository as people know it."""
-        return self.repository if self.kind == _KINDS[0] else f"{self.kind}/{self.repository}"
+        return self.repository if self.kind == KINDS[0] else f"{self.kind}/{self.repository}"
 
     def ref_at(self, commit: str, *, is_directory: bool) -> str:
         """The same at a commit, as a ref: with a slash at the end if it is a directory."""
         organisation = self.repository.rpartition("/")[0]
         # One that is called like a kind would be read as that.
-        is_plain = self.kind == _KINDS[0] and organisation not in {"", *_KINDS}
+        is_plain = self.kind == KINDS[0] and organisation not in {"", *KINDS}
         place = self.repository if is_plain else f"{self.kind}/{self.repository}"
         inside = f"/{quote(self.inside, safe=_PATH_SAFE)}" if self.inside else ""
         return f"hf://{place}@{commit}{inside}" + ("/" if is_directory else "")
@@ -104,6 +94,20 @@ class HubRef:
 def is_commit(revision: str) -> bool:
     """Whether a revision is a commit, written whole."""
     return _COMMIT.fullmatch(revision) is not None
+
+
+def is_repository(names: Sequence[str]) -> bool:
+    """Whether the hub may call a repository so: one name, or an organisation's and one."""
+    return len("/".join(names)) <= REPOSITORY_CHARS_MAX and all(map(_is_name, names))
+
+
+def _is_revision(revision: str) -> bool:
+    if ".." in revision or revision.endswith((".", ".lock")):
+        return False
+    if "/" not in revision:
+        return _REVISION.fullmatch(revision) is not None
+    _, kind, name = revision.split("/")
+    return _SPECIAL[kind].fullmatch(name) is not None
 
 
 def _is_name(name: str) -> bool:

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
+from damselfly.model.hub_parts import HubParts
 
 SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
 """Those that are spoken here. Others may be: whether any origin does, its registry says."""
@@ -39,7 +40,6 @@ _PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLACED = frozenset({"hf", "s3", "gs", "az"})
 _WEB = frozenset({"http", "https"})
-_HUB_KINDS = ("models", "datasets", "spaces")
 _NAMED = re.compile(r"blake3=[0-9a-f]{64}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -175,13 +175,15 @@ class Ref:
         Elsewhere than on hubs and registries everything is where.
         """
         if self.scheme == "hf":
-            return _on_hub(self)
+            parts = HubParts.of([self.netloc, *self.decoded_path.split("/")])
+            repository = "/".join([parts.kind, *parts.repository])
+            return repository, parts.revision, "/" + "/".join(parts.inside)
         if self.scheme == "oci":
             before, slash, last = self.path.rstrip("/").rpartition("/")
             match = re.match(r"[^:@]*", last)
             assert match is not None, "it matches nothing at all, too"
             if self.netloc == "docker.io" and not before:
-                before = "/library"  # Where its own images lie; `origin/oci_names.py` says it so.
+                before = "/library"  # Where its own images lie; `model/oci_name.py` says it so.
             return before + slash + match[0], last[match.end() :], "/"
         return "", "", self.path
 
@@ -220,15 +222,6 @@ class Ref:
 
     def __str__(self) -> str:
         return self.location + (f"#{self.pin}" if self.pin else "")
-
-
-def _on_hub(ref: Ref) -> tuple[str, str, str]:
-    # The same rules as `HubRef.of`, which also says what no repository may be called.
-    names = [name for name in [ref.netloc, *ref.path.split("/")] if name]
-    kind = names.pop(0) if names[0] in _HUB_KINDS and len(names) > 1 else _HUB_KINDS[0]
-    taken = 1 if "@" in names[0] or len(names) == 1 else 2
-    repository, _, revision = "/".join(names[:taken]).partition("@")
-    return f"{kind}/{repository}", revision, "/" + "/".join(names[taken:])
 
 
 def _safe(text: str) -> str:

@@ -18,10 +18,10 @@ from urllib.parse import urlencode, urlsplit
 
 from damselfly.errors import OriginDeniedError, RemoteProtocolError
 from damselfly.model import canonical
+from damselfly.model.oci_name import OCIName
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.challenge import Challenge, parse_challenges
 from damselfly.origin.docker_config import registry_access
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.web import Web, check_status, shown
 
 PULL = "pull"

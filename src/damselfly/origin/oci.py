@@ -13,6 +13,7 @@ from functools import partial
 
 from damselfly.errors import ManifestError, OriginChangedError, OriginNotFoundError
 from damselfly.model.manifest import Manifest
+from damselfly.model.oci_name import OCIName
 from damselfly.model.paths import MANIFEST_NAME
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
@@ -27,7 +28,6 @@ from damselfly.origin.oci_manifest import (
     OCIIndex,
     parse_oci_manifest,
 )
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.port import OriginLimits, Resolved, revision_of, revision_of_manifest
 from damselfly.origin.together import together
 from damselfly.origin.web import HTTPStream, Web

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from damselfly.errors import DigestMismatchError, OriginDeniedError, RemoteProtocolError
+from damselfly.model.oci_name import OCIName
 from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.bearer import PULL, Asking, Tokens
 from damselfly.origin.oci_manifest import ACCEPTED, OCI_MANIFEST_BYTES_MAX, Blob
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.renewed import Renewed
 from damselfly.origin.web import Answer, Body, HTTPStream, Wanted, Web, check_status
 

@@ -16,6 +16,7 @@ from damselfly.errors import (
     OriginUnavailableError,
     UsageError,
 )
+from damselfly.model.oci_name import OCIName
 from damselfly.model.paths import MANIFEST_NAME
 from damselfly.model.ref import Ref
 from damselfly.origin import tree
@@ -32,7 +33,6 @@ from damselfly.origin.oci_manifest import (
     Blob,
     Layer,
 )
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.oci_session import BlobSession, Read, check_answer, has_blob
 from damselfly.origin.patience import Patience, Sleep
 from damselfly.origin.port import OriginLimits

@@ -16,11 +16,11 @@ from damselfly.errors import (
     RemoteProtocolError,
     UsageError,
 )
+from damselfly.model.oci_name import OCIName
 from damselfly.origin.access import Access
 from damselfly.origin.bearer import PUSH
 from damselfly.origin.oci_client import Registry
 from damselfly.origin.oci_manifest import Blob
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.patience import Patience, Sleep
 from damselfly.origin.web import Answer, Body, check_status
 

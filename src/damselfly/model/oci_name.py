@@ -20,7 +20,8 @@ from damselfly.model.ref import Ref
 LATEST = "latest"
 REPOSITORY_CHARS_MAX = 255
 
-_DOCKER = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+DOCKER = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+"""Names of one registry."""
 _DOCKER_API = "registry-1.docker.io"
 _WORD = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_WORD}(?:/{_WORD})*", re.ASCII)
@@ -61,7 +62,7 @@ class OCIName:
     @property
     def repository(self) -> str:
         """What the registry calls the repository."""
-        is_official = self.registry in _DOCKER and "/" not in self.typed
+        is_official = self.registry in DOCKER and "/" not in self.typed
         return f"library/{self.typed}" if is_official else self.typed
 
     @property
@@ -72,7 +73,7 @@ class OCIName:
     @property
     def host(self) -> str:
         """The host that is really asked, with its port if it has one."""
-        return _DOCKER_API if self.registry in _DOCKER else self.registry
+        return _DOCKER_API if self.registry in DOCKER else self.registry
 
     def at(self, digest: str) -> "OCIName":
         """The manifest of this digest in the same repository."""
