@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
-
 _SPARE_PARTS = 8
 """One buffer of so many, and at least one, is for what comes by no share."""
 
