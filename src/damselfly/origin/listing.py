@@ -22,8 +22,8 @@ from damselfly.model.plan import FILES_MAX
 
 TAG_CHARS_MAX = 8 << 10
 """What is longer is no tag: a name of 255 bytes, escaped, has 765."""
-TAGS_MAX = 1_000_000
-"""As a table of 50,000 files with 20 tags in every row."""
+TAGS_MAX = 600_000
+"""As a table of 30,000 files with 20 tags in every row, which nearly fills a page."""
 LINKS_MAX = 2 * FILES_MAX
 """Apache links each file twice, by its icon and by its name."""
 _TEXT_CHARS_MAX = 2000
@@ -56,6 +56,8 @@ def parse_listing(page: str, url: str) -> list[Entry] | None:
         ManifestError: an entry is called what no file of an artifact may be called, or there are
             more links or tags than a listing has.
     """
+    if page.count("<") > TAGS_MAX:
+        raise ManifestError(f"the page {url.partition('?')[0]} has more than {TAGS_MAX} tags")
     links = _Links(url)
     links.read(page)
     if not links.is_listing:
@@ -148,9 +150,7 @@ class _Links:
 
     def read(self, page: str) -> None:
         at = 0
-        for count, tag in enumerate(_tags(page)):
-            if count == TAGS_MAX:
-                raise ManifestError(f"the page {self._place} has more than {TAGS_MAX} tags")
+        for tag in _tags(page):
             self._hear(page, at, tag.start)
             if tag.is_end:
                 self._end(tag.name)

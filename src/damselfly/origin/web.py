@@ -141,6 +141,7 @@ class Web:
         self._random = random.Random()  # noqa: S311 - spreads retries, hides nothing
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._names: HostNames | None = None
         self._slots = WeakValueDictionary[str, asyncio.Semaphore]()  # Of hosts that are in use.
         self._asked_s = WeakKeyDictionary[aiohttp.ClientResponse, float]()
         """When an answer was asked for, after all waiting."""
@@ -153,7 +154,9 @@ class Web:
             self._parked.pop().close()
         if self._session is not None:
             await self._session.close()
-        self._session = None
+        if self._names is not None:
+            await self._names.close()
+        self._session = self._names = None
 
     # --- asking for what is small ---------------------------------------------------------------
 
@@ -475,10 +478,11 @@ class Web:
             if self._session is None:
                 limits = self._limits
                 context: ssl.SSLContext = await asyncio.to_thread(trusted)
+                self._names = HostNames()
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(
                         ssl=context,
-                        resolver=HostNames(),
+                        resolver=self._names,
                         limit=0,
                         limit_per_host=limits.connections_per_host_max + limits.parked_max,
                         keepalive_timeout=30,
