@@ -11,7 +11,7 @@ import pytest
 from damselfly.errors import OriginUnavailableError
 from damselfly.model.ref import Ref
 from damselfly.origin import host_names
-from damselfly.origin.host_names import LOOKUPS_MAX, NEW_THREADS, HostNames
+from damselfly.origin.host_names import LOOKUPS_MAX, NEIGHBOURS_MAX, HostNames
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.port import OriginLimits
 
@@ -70,7 +70,7 @@ async def test_threads_for_other_work_are_free_while_names_are_slow(
     await asyncio.sleep(0)
 
     assert await asyncio.to_thread(lambda: "done") == "done"
-    assert len(nameserver.asked) <= NEW_THREADS
+    assert len(nameserver.asked) <= NEIGHBOURS_MAX
 
     assert all(isinstance(each, OSError) for each in await ended(nameserver, tasks))
 
@@ -86,6 +86,33 @@ async def test_a_name_that_was_found_before_is_found_while_others_are_slow(
 
     assert (found["host"], found["port"], found["hostname"]) == ("127.0.0.1", 81, "good.test")
     await ended(nameserver, tasks)
+
+
+async def test_a_new_name_is_found_while_those_of_another_domain_are_slow(
+    nameserver: Nameserver, names: HostNames
+) -> None:
+    tasks = slow(names, 100)
+    await asyncio.sleep(0)
+
+    (found,) = await names.resolve("new.test", 80)
+
+    assert found["host"] == "127.0.0.1"
+    assert len(nameserver.asked) <= NEIGHBOURS_MAX + 1
+    await ended(nameserver, tasks)
+
+
+async def test_a_name_that_nobody_waits_for_any_more_is_not_looked_up(
+    nameserver: Nameserver, names: HostNames
+) -> None:
+    tasks = slow(names, 100)
+    await names.resolve("new.test", 80)
+    for task in tasks:
+        task.cancel()
+
+    await ended(nameserver, tasks)
+    await names.resolve("n99.slow.test.", 80)
+
+    assert len(nameserver.asked) <= NEIGHBOURS_MAX + 2
 
 
 async def test_those_who_ask_for_one_name_wait_for_one_look_up(

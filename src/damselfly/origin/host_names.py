@@ -4,14 +4,15 @@ The machine's look-ups block a thread, cannot be cancelled, and take as long as 
 So they have threads of their own: nothing else waits behind a name whose server never answers. Who
 asks for a name that is being looked up waits for that look-up. Names that were found before have a
 few threads for themselves, so that new ones, of which anybody can make up any number, do not end
-the pulls under way.
+the pulls under way; and new names of one domain have only some of the others.
 """
 
 import asyncio
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from weakref import WeakValueDictionary
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -20,14 +21,35 @@ from damselfly.origin.link_local import denied, is_forbidden
 
 LOOKUP_S = 10.0
 """Two name servers, asked twice for 2 s each, and a little: who is slower serves no origin."""
-NEW_THREADS = 8
+NEW_THREADS = 32
 KNOWN_THREADS = 4
+NEIGHBOURS_MAX = 4
+"""New names of one domain (their last two labels) that are looked up at once: who makes up names
+seldom has more than a few domains, each with a server that never answers."""
 LOOKUPS_MAX = 256
 """Under way or waiting; more than there may be pulls that begin at once."""
 KNOWN_MAX = 1024
 
 _Found = list[tuple[socket.AddressFamily, int, str]]
 """Family, protocol and address."""
+
+
+_Key = tuple[str, socket.AddressFamily]
+
+
+@dataclass
+class _Lookup:
+    """One look-up, and how many wait for it."""
+
+    waiting: int = 0
+    task: asyncio.Task[_Found] | None = None
+    job: Future[_Found] | None = None
+    """What a thread does, or will do."""
+
+    def drop(self) -> bool:
+        """Nobody waits any more: if no thread has begun, none needs to. Tells whether it ends."""
+        is_running = self.job is not None and not self.job.cancel()
+        return not is_running and self.task is not None and self.task.cancel()
 
 
 class HostNames(AbstractResolver):
@@ -38,7 +60,8 @@ class HostNames(AbstractResolver):
         self._new = ThreadPoolExecutor(NEW_THREADS, "names")
         self._again = ThreadPoolExecutor(KNOWN_THREADS, "known-names")
         self._known: dict[str, None] = {}
-        self._lookups: dict[tuple[str, socket.AddressFamily], asyncio.Future[_Found]] = {}
+        self._lookups: dict[_Key, _Lookup] = {}
+        self._turns = WeakValueDictionary[str, asyncio.Semaphore]()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -52,8 +75,7 @@ class HostNames(AbstractResolver):
         """
         try:
             async with asyncio.timeout(self._lookup_s):
-                # Others may wait for the same, and its thread ends no sooner.
-                found = await asyncio.shield(self._lookup(host, family))
+                found = await self._joined((host, family))
         except TimeoutError:
             raise OriginUnavailableError(
                 f"looking up the host {host[:80]!r}: no answer in {self._lookup_s:g} s"
@@ -76,30 +98,44 @@ class HostNames(AbstractResolver):
             for kind, proto, address in allowed
         ]
 
-    def _lookup(self, host: str, family: socket.AddressFamily) -> "asyncio.Future[_Found]":
-        key = host, family
+    async def _joined(self, key: _Key) -> _Found:
+        """Wait for a look-up, with all others who want it."""
         lookup = self._lookups.get(key)
-        if lookup is not None:
-            return lookup
-        if len(self._lookups) >= LOOKUPS_MAX:
-            raise OriginUnavailableError(
-                f"looking up the host {host[:80]!r}: {LOOKUPS_MAX} other names are looked up"
-            )
-        threads = self._again if host in self._known else self._new
-        work: Callable[[], _Found] = partial(_found, host, family)
-        lookup = asyncio.get_running_loop().run_in_executor(threads, work)
-        self._lookups[key] = lookup
-        lookup.add_done_callback(partial(self._ended, key))
-        return lookup
+        if lookup is None:
+            if len(self._lookups) >= LOOKUPS_MAX:
+                raise OriginUnavailableError(
+                    f"looking up the host {key[0][:80]!r}: {LOOKUPS_MAX} other names are looked up"
+                )
+            lookup = self._lookups[key] = _Lookup()
+            lookup.task = asyncio.create_task(self._found(key, lookup))
+            lookup.task.add_done_callback(partial(self._ended, key, lookup))
+        assert lookup.task is not None
+        lookup.waiting += 1
+        try:
+            return await asyncio.shield(lookup.task)
+        finally:
+            lookup.waiting -= 1
+            if not lookup.waiting and lookup.drop():
+                self._lookups.pop(key, None)  # Whoever comes next begins anew.
 
-    def _ended(
-        self, key: tuple[str, socket.AddressFamily], lookup: "asyncio.Future[_Found]"
-    ) -> None:
-        del self._lookups[key]
+    async def _found(self, key: _Key, lookup: _Lookup) -> _Found:
+        host, family = key
+        if host in self._known:
+            lookup.job = self._again.submit(_found, host, family)
+            return await asyncio.wrap_future(lookup.job)
+        domain = ".".join(host.rstrip(".").lower().rsplit(".", 2)[-2:])
+        turn = self._turns.setdefault(domain, asyncio.Semaphore(NEIGHBOURS_MAX))
+        async with turn:
+            lookup.job = self._new.submit(_found, host, family)
+            return await asyncio.wrap_future(lookup.job)
+
+    def _ended(self, key: _Key, lookup: _Lookup, task: asyncio.Task[_Found]) -> None:
+        if self._lookups.get(key) is lookup:
+            del self._lookups[key]
         host = key[0]
         self._known.pop(host, None)
         # Asking for the failure marks it as seen: those who waited may be gone.
-        if lookup.cancelled() or lookup.exception() is not None:
+        if task.cancelled() or task.exception() is not None:
             return
         self._known[host] = None
         if len(self._known) > KNOWN_MAX:
@@ -107,6 +143,8 @@ class HostNames(AbstractResolver):
 
     async def close(self) -> None:
         """Look up no more; threads end when theirs is done."""
+        for lookup in self._lookups.values():
+            lookup.drop()
         for threads in (self._new, self._again):
             threads.shutdown(wait=False, cancel_futures=True)
 
