@@ -66,8 +66,8 @@ from damselfly.p2p.journal import How, Journal
 from damselfly.p2p.lines import Lines
 from damselfly.p2p.messages import AgentID, HaveLine, LiveLine, Reply, Run, SwarmID
 from damselfly.p2p.planner import Planner, PlannerLimits
-from damselfly.p2p.transport import BufferPool, PeerPool
-from damselfly.waiting import Waiting, heard
+from damselfly.p2p.transport import BufferPool, BufferShare, PeerPool
+from damselfly.waiting import Waiting, heard, waiting_for
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,7 @@ class Swarm:
         self.bytes_by_source: dict[Source, int] = dict.fromkeys(Source, 0)
         self._keeper = keeper
         self._around = around
+        self._room = BufferShare(around.buffers)
         self._open_span = open_span
         me = around.agents.me
         now = around.clock.monotonic_s()
@@ -687,7 +688,7 @@ class Swarm:
         async with self._open_span(file, start, stop) as stream:
             for index, span in zip(indexes, spans, strict=True):
                 began_s = self._now()
-                async with self._around.buffers.buffer(span.length) as view:
+                async with self._room.buffer(span.length, _waits_for_room) as view:
                     for offset in range(0, span.length, slice_bytes):
                         await stream.readinto(view[offset : offset + slice_bytes])
                         received += min(slice_bytes, span.length - offset)
@@ -751,6 +752,10 @@ class Swarm:
                 tell(received, now)
 
         return count
+
+
+def _waits_for_room() -> contextlib.AbstractContextManager[None]:
+    return waiting_for(lambda: "memory for chunks (other reads of origins hold it)")
 
 
 def _told(action: FetchOrigin, home: AgentID) -> str:

@@ -6,7 +6,7 @@
 Both run in one event loop (uvloop or asyncio) and belong to it.
 """
 
-from damselfly.p2p.transport.buffers import BufferPool
+from damselfly.p2p.transport.buffers import BufferPool, BufferShare
 from damselfly.p2p.transport.certificates import CertificateFiles, Certificates
 from damselfly.p2p.transport.exchange import (
     Body,
@@ -24,6 +24,7 @@ from damselfly.p2p.transport.server import PeerServer
 __all__ = [
     "Body",
     "BufferPool",
+    "BufferShare",
     "CertificateFiles",
     "Certificates",
     "FileBody",

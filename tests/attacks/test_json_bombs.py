@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, strategies as st
 
-from damselfly.errors import DamselflyError, RemoteProtocolError
-from damselfly.model import canonical
-from damselfly.model.bounded_json import DEPTH_MAX, VALUES_MAX, loads
+from damselfly.errors import DamselflyError, HeaderError, RemoteProtocolError
+from damselfly.model import canonical, safetensors
+from damselfly.model.bounded_json import CHUNKS_VALUES_MAX, DEPTH_MAX, VALUES_MAX, loads
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 from damselfly.p2p.fields import Fields
 
-COUNT = VALUES_MAX + 1
+COUNT = CHUNKS_VALUES_MAX + 1
 BOMBS = {
     "empty lists": b"[" + b"[]," * COUNT + b"0]",
     "empty objects": b"[" + b"{}," * COUNT + b"0]",
@@ -63,8 +63,45 @@ def test_a_message_between_agents_has_fewer_values_than_a_manifest() -> None:
         _fields(b'{"a":[' + b"0," * (1 << 18) + b"0]}")
 
 
+@pytest.mark.parametrize("text", ["9" * 21, "-" + "9" * 21, "9" * 4200, "0." + "1" * 31])
+def test_a_number_longer_than_any_of_ours_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="at most"):
+        loads(f'{{"a":[{text}]}}'.encode())
+
+
+@pytest.mark.parametrize("value", [2**64 - 1, -(2**64), 0, 1.7976931348623157e308, -2.5e-300])
+def test_a_number_of_64_bits_is_read(value: float) -> None:
+    assert loads(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("read", [Manifest.parse, Plan.parse])
+def test_what_has_integers_only_has_no_floats(read: Callable[[bytes], object]) -> None:
+    with pytest.raises(DamselflyError) as caught:
+        read(b'{"format":1.5}')
+
+    assert "no integer" in str(caught.value.__cause__)
+
+
+def test_what_has_no_chunks_has_fewer_values_than_a_manifest() -> None:
+    data = b"[" + b"0," * VALUES_MAX + b"0]"
+
+    with pytest.raises(ValueError, match=f"more than {VALUES_MAX} values"):
+        canonical.decode(data)
+
+
+def test_a_header_of_more_tensors_than_models_have_is_refused_before_it_is_built() -> None:
+    entry = b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'
+    text = b"{" + b"".join(entry % number for number in range(300_000)) + b'"a":0}'
+    data = len(text).to_bytes(8, "little") + text
+
+    with pytest.raises(HeaderError) as caught:
+        safetensors.parse(data, len(data))
+
+    assert "values" in str(caught.value.__cause__)
+
+
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{}"\\,:a'),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(alphabet='[]{}"\\,:a'),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(st.text(alphabet='[]{}"\\,a', max_size=4), inner, max_size=4)

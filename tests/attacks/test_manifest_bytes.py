@@ -81,7 +81,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "a negative length": (_manifest(_file(lengths=[[-1, 1]])), "-1 bytes"),
     "a chunk too long": (_manifest(_file(lengths=[[5 << 20, 1]], bytes=5 << 20)), "1 to 5242879"),
     "a length that is true": (_manifest(_file(lengths=[[True, 1]])), "not [length, count]"),
-    "a length with a fraction": (_manifest(_file(lengths=[[1.0, 1]])), "not [length, count]"),
+    "a length with a fraction": (_manifest(_file(lengths=[[1.0, 1]])), "is no integer"),
     "a run bomb": (_manifest(_file(lengths=[[1, 10**15]])), "more than"),
     "a size that is not the sum": (_manifest(_file(bytes=2)), "not what it says"),
     "a size that is true": (_manifest(_file(bytes=True)), "not what it says"),

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -87,6 +89,64 @@ async def test_a_body_that_stalls_is_cut_and_goes_on(origin: HTTPOrigin) -> None
         assert await read(origin, address) == DATA
 
     assert ranges[1] == f"bytes=70000-{len(DATA) - 1}"
+
+
+@asynccontextmanager
+async def impatient(floor_s: float) -> AsyncGenerator[HTTPOrigin]:
+    """An origin that bears silence for long, and a trickle for a moment."""
+    limits = replace(LIMITS, body_silence_s=30, body_floor_s=floor_s, resumes_max=2)
+    web = Web(limits)
+    yield HTTPOrigin(limits, web)
+    await web.close()
+
+
+async def trickle(one: Asked) -> None:
+    """Answer honestly, a byte now and then, for as long as somebody listens."""
+    honest = part(one)
+    start = len(honest) - 200_000
+    one.writer.write(honest[:start])
+    for at in range(start, len(honest)):
+        one.writer.write(honest[at : at + 1])
+        await one.writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def test_a_body_that_trickles_is_cut_and_goes_on() -> None:
+    ranges: list[str] = []
+
+    async def answer(one: Asked) -> bytes | None:
+        ranges.append(one.header("Range"))
+        if len(ranges) > 1:
+            return part(one)
+        await trickle(one)
+        return None
+
+    async with impatient(0.5) as origin, scripted(answer) as (address, _):
+        assert await asyncio.wait_for(read(origin, address), 30) == DATA
+
+    assert len(ranges) == 2
+    assert ranges[1] != ranges[0]
+
+
+async def test_an_origin_that_only_trickles_is_given_up() -> None:
+    async with impatient(0.3) as origin, scripted(trickle) as (address, _):
+        with pytest.raises(OriginUnavailableError, match="sends too little"):
+            await asyncio.wait_for(read(origin, address), 30)
+
+
+async def test_a_reader_that_takes_its_time_is_not_held_against_the_origin() -> None:
+    async def answer(one: Asked) -> bytes:
+        return part(one)
+
+    async with impatient(1) as origin, scripted(answer) as (address, lines):
+        view = memoryview(bytearray(len(DATA)))
+        async with origin.open(Ref.parse(f"{address}/m/"), FILE, 0, len(DATA)) as stream:
+            for offset in range(0, len(view), 1 << 16):
+                await asyncio.sleep(0.4)
+                await stream.readinto(view[offset : offset + (1 << 16)])
+
+    assert bytes(view) == DATA
+    assert len(lines) == 1
 
 
 async def test_an_origin_that_never_gets_further_is_given_up(origin: HTTPOrigin) -> None:

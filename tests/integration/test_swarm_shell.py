@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
@@ -37,6 +37,9 @@ class CountingOrigin:
     denies: bool = False
     fails: int = 0
     is_broken: bool = False
+    goes_on: asyncio.Event | None = None
+    """What every read waits for."""
+    is_read: asyncio.Event = field(default_factory=asyncio.Event)
 
     def plan(self) -> Plan:
         return Plan.of(
@@ -70,6 +73,9 @@ class CountingStream:
 
     async def readinto(self, view: memoryview) -> None:
         await asyncio.sleep(0)
+        self.origin.is_read.set()
+        if self.origin.goes_on is not None:
+            await self.origin.goes_on.wait()
         view[:] = self.data[self.offset : self.offset + len(view)]
         self.offset += len(view)
         self.origin.bytes_read += len(view)
@@ -92,7 +98,7 @@ class Member:
         self.me = Hello(AgentID(f"127.0.0.1:{self.server.port}"), f"b{self.server.port}", "")
         return self.me.agent
 
-    def prepare(self, addresses: frozenset[str]) -> None:
+    def prepare(self, addresses: frozenset[str], buffers: BufferPool | None = None) -> None:
         self.clock = SystemClock()
         self.pool = PeerPool()
         self.workers = ThreadPoolExecutor(2)
@@ -103,7 +109,7 @@ class Member:
             homes=self.homes,
             talk=self.pool,
             pool=self.pool,
-            buffers=BufferPool(24, CHUNK),
+            buffers=buffers or BufferPool(24, CHUNK),
             workers=self.workers,
             clock=self.clock,
             landed=lambda source, length, seconds: None,
@@ -143,10 +149,12 @@ class Member:
 
 
 @asynccontextmanager
-async def swarm_of(members: list[Member]) -> AsyncGenerator[list[Swarm]]:
+async def swarm_of(
+    members: list[Member], buffers: BufferPool | None = None
+) -> AsyncGenerator[list[Swarm]]:
     addresses = frozenset([await member.listen() for member in members])
     for member in members:
-        member.prepare(addresses)
+        member.prepare(addresses, buffers)
     try:
         async with asyncio.TaskGroup() as tasks:
             running: list[asyncio.Task[None]] = []
@@ -248,6 +256,36 @@ async def test_a_bug_ends_the_membership_that_found_it_and_no_other() -> None:
 
         assert isinstance(raised.value.__cause__, ZeroDivisionError)
         assert whole.bytes_read == sound.plan.bytes
+
+
+@pytest.mark.parametrize("count", [4, 24])
+async def test_origins_that_trickle_leave_buffers_to_other_swarms(count: int) -> None:
+    stuck = CountingOrigin(model(9), goes_on=asyncio.Event())
+    sound = CountingOrigin(model(10, 300_000))
+    members = [Member(stuck, stuck.plan()), Member(sound, sound.plan())]
+    buffers = BufferPool(count, CHUNK)
+
+    async with swarm_of(members, buffers) as (_, swarm), asyncio.timeout(30):
+        await stuck.is_read.wait()
+        await swarm.completed()
+
+        assert sound.bytes_read == swarm.plan.bytes
+        assert 0 < buffers.taken <= count // 2
+
+
+async def test_a_swarm_that_waits_for_memory_says_so() -> None:
+    goes_on = asyncio.Event()
+    origins = [CountingOrigin(model(seed, 300_000), goes_on=goes_on) for seed in (11, 12)]
+    members = [Member(origin, origin.plan()) for origin in origins]
+    told = "memory for chunks (other reads of origins hold it)"
+
+    async with swarm_of(members, BufferPool(2, CHUNK)) as swarms, asyncio.timeout(30):
+        while all(swarm.waiting_for != told for swarm in swarms):
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        await asyncio.gather(*(swarm.completed() for swarm in swarms))
+
+        assert [swarm.waiting_for for swarm in swarms] == [None, None]
 
 
 async def test_a_membership_that_is_ended_before_it_began_ends_as_it_begins() -> None:

@@ -1,9 +1,12 @@
 """Directory listings as servers write them, and as somebody hostile might."""
 
+import contextlib
+
 import pytest
+from hypothesis import given, strategies as st
 
 from damselfly.errors import ManifestError
-from damselfly.origin.listing import Entry, parse_listing
+from damselfly.origin.listing import LINKS_MAX, TAGS_MAX, Entry, parse_listing
 
 URL = "http://h/m/"
 
@@ -163,3 +166,66 @@ def test_links_that_are_not_closed_are_links() -> None:
     page = "<h1>Index of /m</h1><a href=a>a<a href=b/>b/<a href=c>c"
 
     assert parse_listing(page, URL) == _files("a", "b/", "c")
+
+
+def test_what_is_inside_of_comments_and_scripts_is_no_link() -> None:
+    page = (
+        "<title>Index of /m</title><!-- <a href=b>b</a> --><script>x = '<a href=c>c</a>'</SCRIPT>"
+        "<style><a href=d>d</style><a href=a>a</a><!-- <a href=e>e</a>"
+    )
+
+    assert parse_listing(page, URL) == _files("a")
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<A HREF=a>",
+        "<a\nclass='x' href = 'a' >",
+        '<a title=" href=b >" href="a"/>',
+        "<a data-href=b href=a href=c>",
+        "<a = / href=a>",
+        "< a href=b><a href=a>",
+        "<a x='<a href=a>",
+    ],
+)
+def test_a_link_is_found_however_it_is_spelt(tag: str) -> None:
+    assert parse_listing(f"<h1>Index of /m</h1>{tag}a</a>", URL) == _files("a")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("<a ", "<a", "<", "<!--", "<!", "<![CDATA[", "<?", "</a ", "</", "<a href=", '<a href="'),
+        *("<a href='x", "<a \"'", "<a '\"", "<script>", "<style>", "</script", "<title>", "<h1>"),
+        *("<a =", "<a / ", "<a x y ", "&#", "&amp", "<a href=x>", "<b>", "<a \n\t ", '<a x="> '),
+    ],
+)
+def test_a_megabyte_of_anything_is_read_to_its_end(part: str) -> None:
+    page = "<title>Index of /</title>" + part * ((1 << 20) // len(part))
+
+    with contextlib.suppress(ManifestError):
+        assert parse_listing(page, URL) in ([], _files("x"), None)
+
+
+@given(
+    parts=st.lists(st.sampled_from(["<a ", "href=", '"', "'", "<", ">", "x", " ", "<!--", "/a"])),
+    count=st.integers(1, 2000),
+)
+def test_what_repeats_is_read_to_its_end(parts: list[str], count: int) -> None:
+    with contextlib.suppress(ManifestError):
+        parse_listing("<title>Index of /</title>" + "".join(parts) * count, URL)
+
+
+def test_a_page_with_more_links_than_an_artifact_has_files_is_refused() -> None:
+    with pytest.raises(ManifestError, match="links"):
+        parse_listing(_linking() + "<a href=x>" * (LINKS_MAX + 1), URL)
+
+
+def test_a_page_with_more_tags_than_a_listing_has_is_refused() -> None:
+    with pytest.raises(ManifestError, match="tags"):
+        parse_listing(_linking() + "<b>" * TAGS_MAX, URL)
+
+
+def test_a_number_that_no_character_has_leads_nowhere() -> None:
+    assert parse_listing(_linking("&#" + "9" * 5000 + ";"), URL) == []

@@ -9,11 +9,18 @@ strings is taken away, and then pair by pair.
 
 import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
-VALUES_MAX = 4 << 20
-"""A manifest of 1,000,000 chunks that all differ in length has 3,000,000."""
+VALUES_MAX = 1 << 19
+"""A page of a listing, or an index of so many tensors: the largest models have 100,000. Reading
+them keeps other threads waiting for a tenth of a second."""
+CHUNKS_VALUES_MAX = 4 << 20
+"""A manifest of 1,000,000 chunks that all differ in length has 3,000,000, and so has a plan."""
 DEPTH_MAX = 64
+INTEGER_DIGITS_MAX = 20
+"""As many as 2**64 has. Reading a number costs the square of its digits, and holds up all else."""
+FLOAT_CHARS_MAX = 32
+"""The longest that says one of 64 bits exactly enough has 24."""
 
 _STRUCTURE = b'"[]{}'
 _ELSE = bytes(set(range(256)) - set(_STRUCTURE))
@@ -28,11 +35,12 @@ def loads(
     depth_max: int = DEPTH_MAX,
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
     parse_constant: Callable[[str], Any] | None = None,
+    has_floats: bool = True,
 ) -> object:
-    """Read JSON in UTF-8.
+    """Read JSON in UTF-8; without `has_floats` every number is an integer.
 
     Raises:
-        ValueError: it is none, or has more values or deeper ones than may be.
+        ValueError: it is none, or has more values, deeper ones or longer numbers than may be.
     """
     opened = data.count(b"[") + data.count(b"{")
     if data.count(b",") + opened + 1 > values_max:
@@ -43,11 +51,31 @@ def loads(
         return cast(
             object,
             json.loads(
-                data.decode(), object_pairs_hook=object_pairs_hook, parse_constant=parse_constant
+                data.decode(),
+                object_pairs_hook=object_pairs_hook,
+                parse_constant=parse_constant,
+                parse_int=_integer,
+                parse_float=_float if has_floats else _no_float,
             ),
         )
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > INTEGER_DIGITS_MAX and len(text.removeprefix("-")) > INTEGER_DIGITS_MAX:
+        raise ValueError(f"an integer of {len(text)} digits: it has at most {INTEGER_DIGITS_MAX}")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    if len(text) > FLOAT_CHARS_MAX:
+        raise ValueError(f"a number of {len(text)} characters: at most {FLOAT_CHARS_MAX} may be")
+    return float(text)
+
+
+def _no_float(text: str) -> NoReturn:
+    raise ValueError(f"{text[:FLOAT_CHARS_MAX]} is no integer")
 
 
 def _is_shallow(data: bytes, depth_max: int) -> bool:

@@ -21,14 +21,20 @@ def encode(value: object) -> bytes:
     ).encode()
 
 
-def decode(data: bytes, *, values_max: int = VALUES_MAX) -> object:
-    """Read JSON from somebody we do not trust.
+def decode(data: bytes, *, values_max: int = VALUES_MAX, has_floats: bool = True) -> object:
+    """Read JSON from somebody we do not trust; without `has_floats` numbers are integers.
 
     Raises:
         ValueError: this is not JSON, or JSON that two readers would read differently, or so much
             of it that it is meant to harm.
     """
-    return loads(data, values_max=values_max, object_pairs_hook=_unique, parse_constant=_no_number)
+    return loads(
+        data,
+        values_max=values_max,
+        object_pairs_hook=_unique,
+        parse_constant=_no_number,
+        has_floats=has_floats,
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

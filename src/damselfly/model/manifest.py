@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from damselfly.errors import ManifestError, UnsupportedFormatError
 from damselfly.model import canonical
+from damselfly.model.bounded_json import CHUNKS_VALUES_MAX
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.paths import MANIFEST_NAME, check_tree
@@ -112,7 +113,12 @@ class Manifest:
             )
         try:
             fields = cast(
-                "dict[str, object]", canonical.expect(canonical.decode(data), dict, "a manifest")
+                "dict[str, object]",
+                canonical.expect(
+                    canonical.decode(data, values_max=CHUNKS_VALUES_MAX, has_floats=False),
+                    dict,
+                    "a manifest",
+                ),
             )
             _check_format(fields)
             manifest = cls(_files(fields))

@@ -15,6 +15,7 @@ from typing import cast
 
 from damselfly.errors import ManifestError, RemoteProtocolError
 from damselfly.model import canonical
+from damselfly.model.bounded_json import CHUNKS_VALUES_MAX
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.paths import check_tree
@@ -95,7 +96,7 @@ class Plan:
         """
         try:
             if isinstance(source, bytes):
-                source = canonical.decode(source)
+                source = canonical.decode(source, values_max=CHUNKS_VALUES_MAX, has_floats=False)
             return _parsed(source)
         except (ValueError, ManifestError) as exc:
             raise RemoteProtocolError("reading a cut plan") from exc

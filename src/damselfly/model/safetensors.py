@@ -20,6 +20,8 @@ from damselfly.model import canonical
 PREFIX_BYTES = 8
 HEADER_BYTES_MAX = 100_000_000
 """The library's own limit on N."""
+HEADER_VALUES_MAX = 2 << 20
+"""200,000 tensors of ten values each; the largest models have half as many, in 100 files."""
 
 DTYPE_BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
@@ -80,7 +82,7 @@ def parse(data: bytes, file_bytes: int) -> Header:
     if not text.startswith(b"{"):
         raise HeaderError("the header does not start with {")
     try:
-        entries = cast("dict[str, object]", canonical.decode(text))
+        entries = cast("dict[str, object]", canonical.decode(text, values_max=HEADER_VALUES_MAX))
     except ValueError as exc:
         raise HeaderError("the header is not strict JSON in UTF-8") from exc
     metadata = _metadata(entries.pop("__metadata__", None))

@@ -25,6 +25,12 @@ class OriginLimits:
     """A bucket that reads a cold object may think this long before the first byte."""
     body_silence_s: float = 15.0
     """Once it has begun, nothing needs to be fetched from afar any more."""
+    body_floor_bytes: int = 64 << 10
+    """Less than this in `body_floor_s` of waiting is no better than silence: a byte now and then
+    would keep a connection and a buffer for ever. It is half of what each of 16 connections gets of
+    a link of 1 Mbit/s, which is slow but honest."""
+    body_floor_s: float = 15.0
+    """Only what was waited for the origin counts: a reader or a budget may take its time."""
     resumes_max: int = 4
     """So often in a row a body that stalls or breaks off is asked for from where it stopped."""
     resumes_total_max: int = 16

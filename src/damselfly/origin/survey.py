@@ -38,6 +38,8 @@ from damselfly.origin.web import Measured, Page, shown
 
 logger = logging.getLogger(__name__)
 
+_SMALL_PAGE_BYTES = 64 << 10
+"""What is longer is read by a thread: a page of these takes a few milliseconds."""
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 COMPANIONS = (
@@ -272,7 +274,13 @@ class _Survey:
 async def _entries(page: Page) -> list[Entry] | None:
     if not page.is_html:
         return None
-    return await asyncio.to_thread(parse_listing, page.body.decode(errors="replace"), page.url)
+    if len(page.body) <= _SMALL_PAGE_BYTES:
+        return _read_page(page)
+    return await asyncio.to_thread(_read_page, page)
+
+
+def _read_page(page: Page) -> list[Entry] | None:
+    return parse_listing(page.body.decode(errors="replace"), page.url)
 
 
 def _resolved(ref: str, files: Iterable[PlannedFile]) -> Resolved:

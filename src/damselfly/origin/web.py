@@ -15,7 +15,7 @@ what proves who asks is shown to the host of the ref and to no other.
 
 Every request, each hop of a redirect by its own host, passes the `Gate`: it waits there while the
 host asks for rest, and for its part of the host's budget. What fails for a moment is asked again a
-few times, and a body that stalls or breaks off goes on at the byte where it stopped.
+few times, and a body that stalls, trickles or breaks off goes on at the byte where it stopped.
 """
 
 import asyncio
@@ -141,6 +141,7 @@ class Web:
         self._random = random.Random()  # noqa: S311 - spreads retries, hides nothing
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._names: HostNames | None = None
         self._slots = WeakValueDictionary[str, asyncio.Semaphore]()  # Of hosts that are in use.
         self._asked_s = WeakKeyDictionary[aiohttp.ClientResponse, float]()
         """When an answer was asked for, after all waiting."""
@@ -153,7 +154,9 @@ class Web:
             self._parked.pop().close()
         if self._session is not None:
             await self._session.close()
-        self._session = None
+        if self._names is not None:
+            await self._names.close()
+        self._session = self._names = None
 
     # --- asking for what is small ---------------------------------------------------------------
 
@@ -478,10 +481,11 @@ class Web:
             if self._session is None:
                 limits = self._limits
                 context: ssl.SSLContext = await asyncio.to_thread(trusted)
+                self._names = HostNames()
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(
                         ssl=context,
-                        resolver=HostNames(),
+                        resolver=self._names,
                         limit=0,
                         limit_per_host=limits.connections_per_host_max + limits.parked_max,
                         keepalive_timeout=30,
@@ -584,6 +588,9 @@ class HTTPStream:
         """Since the latest bytes that count."""
         self._resumes = 0
         self._resumed_at = 0
+        self._floor_bytes = 0
+        self._floor_s = 0.0
+        """What came since the floor was reached last, and how long the origin was waited for."""
 
     @property
     def body(self) -> "_Body":
@@ -638,13 +645,25 @@ class HTTPStream:
         place = f"{self._doing} at byte {body.position}"
         if body.has_bytes:
             return await body.next(bytes_max)
+        limits = self._limits
+        began_s = time.monotonic()
         with _told(place):
-            silence_s = self._limits.body_silence_s
+            left_s = limits.body_floor_s - self._floor_s
+            turn = asyncio.timeout(min(limits.body_silence_s, left_s))
             try:
-                async with asyncio.timeout(silence_s):
+                async with turn:
                     data = await body.next(bytes_max)
             except TimeoutError:
+                if self._floor_bytes and turn.expired():
+                    raise OriginUnavailableError(
+                        f"{place}: the origin sends too little, {self._floor_bytes} bytes while"
+                        f" it was waited for {limits.body_floor_s:g} s"
+                    ) from None
                 raise aiohttp.SocketTimeoutError from None
+        self._floor_s += time.monotonic() - began_s
+        self._floor_bytes += body.fresh
+        if self._floor_bytes >= limits.body_floor_bytes:
+            self._floor_bytes, self._floor_s = 0, 0.0
         await body.count()
         if not data:
             raise OriginUnavailableError(
@@ -658,6 +677,7 @@ class HTTPStream:
         limits = self._limits
         former = self.body
         former.close()
+        self._floor_bytes, self._floor_s = 0, 0.0
         if former.is_whole and (self._wanted.start, self._wanted.stop) != (0, self._wanted.size):
             raise failure  # It would have to be read again from its beginning.
         start = max(position, self._wanted.start)
@@ -733,6 +753,11 @@ class _Body:
         if self.position == self._stop:
             self._low_water.end()
         return data
+
+    @property
+    def fresh(self) -> int:
+        """How many bytes came by the latest `next` that waited."""
+        return self._fresh
 
     async def count(self) -> None:
         """Count what came; wait until there may be more."""
