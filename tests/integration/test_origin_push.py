@@ -197,7 +197,7 @@ def test_a_dry_run_changes_nothing_and_counts_what_a_push_would_do(
     assert push(source, str(target), is_dry=True).is_whole
 
 
-def _signed(name: str, files: Sequence[tuple[str, str]]) -> bytes:
+def _signed(name: str, files: Sequence[tuple[str, str]], _: bytes | None) -> bytes:
     return json.dumps([name, list(files)]).encode()
 
 

@@ -13,7 +13,8 @@ Credentials are those of the environment (HF_TOKEN, AWS profiles and variables, 
 defaults), unless files have others: they are not on the command line, where every process of the
 machine could read them. With --sign-key the files are signed (OpenSSF Model Signing), and the
 signature is pushed beside them as model.sig; the passphrase of a key is read from
-$DAMSELFLY_SIGN_PASSPHRASE.
+$DAMSELFLY_SIGN_PASSPHRASE. A signature that is there already stays if it is of these files and this
+key. A push that brings none does not leave an old one: it is refused without --drop-signature.
 """
 
 import os
@@ -49,6 +50,11 @@ def configure(parser: ArgumentParser) -> None:
         metavar="KEY",
         type=Path,
         help="sign the files with this private key (PEM, on P-256, P-384 or P-521)",
+    )
+    parser.add_argument(
+        "--drop-signature",
+        action="store_true",
+        help="delete the model.sig that DEST has of an earlier push, and sign nothing",
     )
     parser.add_argument(
         "--token-file", metavar="PATH", help="a file with the token that opens DEST ('-': stdin)"
@@ -94,6 +100,7 @@ def run(args: Namespace) -> int:
                 show,
                 access=access,
                 sign=sign,
+                drops_signature=args.drop_signature,
                 is_dry=args.dry_run,
             )
         except KeyboardInterrupt:
@@ -142,7 +149,7 @@ def _credentials(args: Namespace) -> Credentials | None:
 
 
 def _farewell(at: "PushProgress | None", *, is_dry: bool) -> str:
-    if at is None or at.doing in {"hashing", "comparing"} or is_dry:
+    if at is None or at.doing in {"hashing", "comparing", "looking"} or is_dry:
         return "interrupted; nothing was changed"
     left = at.bytes_total - at.bytes_done
     return (

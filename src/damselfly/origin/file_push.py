@@ -56,6 +56,16 @@ class DirectoryPush:
             with _locked(self._target), _scratch(self._target):
                 yield
 
+    def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small file that is there; empty if it is larger, None if there is none."""
+        there = self._target / path
+        with self._writing():
+            if not os.path.lexists(there):
+                return None
+            if not there.is_file() or there.stat().st_size > bytes_max:
+                return b""
+            return there.read_bytes()
+
     def standing(self, parcel: Parcel, advance: Advance) -> Standing:
         """Compare what is there with a parcel; `advance` is told of what was compared.
 
@@ -69,7 +79,9 @@ class DirectoryPush:
                 if self._is_itself(parcel, file) or self._is_there(file, content, threads, advance):
                     kept.add(number)
         missing = sum(file.size for at, file in enumerate(parcel.files) if at not in kept)
-        is_whole = len(kept) == len(parcel.files) and self._has_manifest(parcel)
+        is_whole = (
+            len(kept) == len(parcel.files) and not parcel.drops and self._has_manifest(parcel)
+        )
         return Standing(frozenset(kept), missing, is_whole)
 
     def push(self, parcel: Parcel, standing: Standing, advance: Advance) -> None:
@@ -87,6 +99,9 @@ class DirectoryPush:
             for file in parcel.files:
                 with tree.opened(file):  # It is what was hashed, or the manifest would lie.
                     pass
+            for path in parcel.drops:
+                self._forget()
+                (self._target / path).unlink(missing_ok=True)
             self._leave(parcel)
 
     # --- what is there ------------------------------------------------------------------------

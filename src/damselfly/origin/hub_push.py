@@ -90,17 +90,32 @@ class HubDestination:
         """What people call it."""
         return self._ref.safe
 
+    @property
+    def replaces_all(self) -> bool:
+        """What else lies there stays."""
+        return False
+
+    async def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small file that is there; see `Destination`."""
+        commit, place = await self._found(), self._place
+        try:
+            listed = await self._api.tree(
+                place, commit, self._access, inside=place.inside, is_deep=False
+            )
+        except OriginNotFoundError:
+            return None  # There is no such directory.
+        inside = self._path(path)
+        there = next((entry for entry in listed if entry.path == inside), None)
+        if there is None:
+            return None
+        if there.size > bytes_max:
+            return b""
+        return await self._api.small(place, commit, inside, self._access, bytes_max)
+
     async def standing(self, parcel: Parcel) -> Standing:
         """Look what the branch has already; see `Destination`."""
-        _library()
         place = self._place
-        try:
-            self._commit = await self._api.commit(place, self._access)
-        except OriginNotFoundError as exc:
-            raise UsageError(
-                f"pushing to {self.shown}: the repository or the branch {place.revision} has to be"
-                " made first, at the hub or with its own `hf repos create`"
-            ) from exc
+        self._commit = await self._found()
         try:
             listed = await self._api.tree(place, self._commit, self._access, inside=place.inside)
         except OriginNotFoundError:
@@ -115,7 +130,8 @@ class HubDestination:
             if there.sha256 is None
             else there.sha256 == hashlib.sha256(manifest).hexdigest()
         )
-        return Standing(kept, sum(file.size for file in missing), not missing and is_there)
+        is_whole = not missing and is_there and not parcel.drops
+        return Standing(kept, sum(file.size for file in missing), is_whole)
 
     async def push(self, parcel: Parcel, standing: Standing, advance: Tell) -> None:
         """Send what is missing, and commit; see `Destination`."""
@@ -142,6 +158,18 @@ class HubDestination:
     async def close(self) -> None:
         """End the thread."""
         self._threads.close()
+
+    async def _found(self) -> str:
+        """The commit that the branch is now."""
+        _library()
+        place = self._place
+        try:
+            return await self._api.commit(place, self._access)
+        except OriginNotFoundError as exc:
+            raise UsageError(
+                f"pushing to {self.shown}: the repository or the branch {place.revision} has to be"
+                " made first, at the hub or with its own `hf repos create`"
+            ) from exc
 
     # --- in a thread ----------------------------------------------------------------------------
 
@@ -196,10 +224,14 @@ class HubDestination:
             manifest = library.CommitOperationAdd(
                 path_in_repo=self._path(MANIFEST_NAME), path_or_fileobj=parcel.manifest.canonical()
             )
+            dropped = [
+                library.CommitOperationDelete(path_in_repo=self._path(path))
+                for path in parcel.drops
+            ]
             for file in missing:
                 _check_unchanged(file)
             client.create_commit(
-                operations=[*additions, manifest],
+                operations=[*additions, *dropped, manifest],
                 commit_message=MESSAGE,
                 parent_commit=commit,
                 **where,
