@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -130,6 +131,28 @@ async def test_a_push_is_one_commit_that_the_origin_finds_whole(
     found = await origin.resolve(Ref.parse("hf://org/name"))
     await web.close()
     assert found.manifest == parcel.manifest
+
+
+@pytest.mark.parametrize("inside", ["", "/sub/dir"])
+async def test_a_signature_that_is_dropped_goes_with_the_commit(
+    hub: Hub, repository: Repository, tmp_path: Path, inside: str
+) -> None:
+    ref = f"hf://org/name{inside}"
+    async with destination(hub, ref) as place:
+        assert await place.small("model.sig", 100) is None
+    await pushed(hub, parcel_of(tmp_path, {**FILES, "model.sig": b"signed"}), ref)
+    async with destination(hub, ref) as place:
+        assert [await place.small("model.sig", most) for most in (6, 5)] == [b"signed", b""]
+    (tmp_path / "model.sig").unlink()
+    commits = len(repository.commits)
+
+    await pushed(hub, replace(parcel_of(tmp_path, FILES), drops=("model.sig",)), ref)
+
+    assert len(repository.commits) == commits + 1
+    files = repository.commits[repository.branches["main"]]
+    assert f"{inside}/model.sig".lstrip("/") not in files
+    async with destination(hub, ref) as place:
+        assert (await place.standing(parcel_of(tmp_path, FILES))).is_whole
 
 
 async def test_a_push_of_what_is_there_does_nothing(

@@ -500,6 +500,18 @@ async def test_a_push_asks_in_plain_http_where_the_variable_of_the_agent_says_so
     assert " https://registry.test:5000/" in told[1]
 
 
+async def test_a_small_file_of_the_tag_is_read(
+    registry: FakeRegistry, web_: Web, folder: Path
+) -> None:
+    there = destination(registry, web_)
+    assert await there.small("model.sig", 100) is None
+    (folder / "model.sig").write_bytes(b"signed")
+    await pushed(registry, web_, parcel_of(folder))
+
+    assert [await there.small("model.sig", most) for most in (6, 5)] == [b"signed", b""]
+    assert await there.small("none", 100) is None
+
+
 async def test_a_push_goes_to_a_tag_and_not_to_a_digest(web_: Web) -> None:
     digest = "sha256:" + "0" * 64
 

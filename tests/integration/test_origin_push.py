@@ -233,6 +233,43 @@ def test_a_signature_of_a_directory_that_is_its_own_destination_is_written_there
     _check(source)
 
 
+def test_an_unsigned_push_does_not_leave_the_signature_of_other_files(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    push(source, str(target), sign=_signed)
+    before = _manifest(target)
+
+    with pytest.raises(UsageError, match=r"--sign-key.*--drop-signature"):
+        push(source, str(target))
+    assert (_manifest(target), (target / "model.sig").exists()) == (before, True)
+    with pytest.raises(UsageError, match="--drop-signature"):
+        push(source, str(target), is_dry=True)
+
+    planned = push(source, str(target), drops_signature=True, is_dry=True)
+    assert not planned.is_whole
+    assert (target / "model.sig").exists()
+    report = push(source, str(target), drops_signature=True)
+
+    assert not (target / "model.sig").exists()
+    assert _manifest(target) == report.manifest
+    assert push(source, str(target), drops_signature=True).is_whole
+
+
+def test_a_signature_that_the_push_brings_itself_takes_the_place_of_the_old_one(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    push(source, str(target), sign=_signed)
+    (source / "model.sig").write_bytes(b"of somebody else")
+
+    push(source, str(target))
+
+    assert (target / "model.sig").read_bytes() == b"of somebody else"
+    with pytest.raises(UsageError, match="brings a model.sig"):
+        push(source, str(target), drops_signature=True)
+
+
 class _InterruptedError(Exception):
     pass
 

@@ -94,10 +94,9 @@ def push(
         return _pushed_here(signing, work, str(target), begin, is_dry=is_dry)
     ref = Ref.parse(destination)
     reach = partial(_reached, ref, access, s3, clouds)
-    # Hashing takes minutes: what lacks is said before it.
-    asyncio.run(_made(reach))
     survey = Survey.of(directory, is_signed=sign is not None)
     signing = _Signing(survey, sign, drops_signature)
+    # Hashing takes minutes: what lacks is said before it.
     asyncio.run(_looked(reach, signing, begin))
     with signing.packed(begin) as parcel:
         return asyncio.run(_sent(parcel, reach, begin, is_dry=is_dry))
@@ -117,11 +116,6 @@ class _Signing:
                 f"pushing {survey.directory}: it brings a {SIGNATURE_NAME}, and --drop-signature"
                 " says that there is to be none"
             )
-
-    @property
-    def wants_to_know(self) -> bool:
-        """Whether it matters which signature is there."""
-        return self._sign is not None or not self._brings
 
     def found(self, there: bytes | None, shown: str, *, is_replaced: bool = False) -> None:
         """Take the signature that the destination has, if it has one."""
@@ -151,8 +145,7 @@ def _pushed_here(
     *,
     is_dry: bool,
 ) -> PushReport:
-    if signing.wants_to_know:
-        signing.found(work.small(SIGNATURE_NAME, SIGNATURE_BYTES_MAX), shown)
+    signing.found(work.small(SIGNATURE_NAME, SIGNATURE_BYTES_MAX), shown)
     with nullcontext() if is_dry else work.held(), signing.packed(begin) as parcel:
         standing = work.standing(parcel, begin("comparing", parcel.manifest.bytes))
         if not is_dry:
@@ -187,15 +180,8 @@ async def _reached(
         await web.close()
 
 
-async def _made(reach: Reach) -> None:
-    async with reach():
-        pass
-
-
 async def _looked(reach: Reach, signing: _Signing, begin: Callable[[str, int], Advance]) -> None:
     """Find the signature that is there. A loop of its own: hashing would keep this one waiting."""
-    if not signing.wants_to_know:
-        return
     async with reach() as destination:
         begin("looking", 0)(destination.shown, 0)
         there = await destination.small(SIGNATURE_NAME, SIGNATURE_BYTES_MAX)
