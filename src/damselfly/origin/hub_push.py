@@ -13,6 +13,7 @@ repeat addresses with signatures in them, so none is passed on.
 import asyncio
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from damselfly.origin import tree
 from damselfly.origin.access import OWN, Access
 from damselfly.origin.destination import Parcel, Standing
 from damselfly.origin.hub_api import Entry, HubAPI, refusal
-from damselfly.origin.hub_environment import HubEnvironment
+from damselfly.origin.hub_environment import ENDPOINT, HubEnvironment
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.threads import Threads
 from damselfly.origin.tree import LocalFile
@@ -52,6 +53,8 @@ TOGETHER_BYTES_MAX = 8 << 20
 MESSAGE = "Push with Damselfly"
 
 _READ_BYTES = 1 << 20
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \(([45][0-9]{2})\b", re.ASCII)
+"""Xet's errors are texts, with addresses in them: nothing but the status is taken."""
 _SINGULAR: Mapping[str, Literal["model", "dataset", "space"]] = {
     "models": "model",
     "datasets": "dataset",
@@ -195,7 +198,10 @@ class HubDestination:
         library = _library()
         place = self._place
         doing = f"pushing to {self.shown}"
-        with self._told(doing, has_token=access.token is not None):
+        with (
+            _without_xet(library, is_off=self._api.endpoint != ENDPOINT),
+            self._told(doing, has_token=access.token is not None),
+        ):
             client = library.HfApi(endpoint=self._api.endpoint, token=access.token or False)
             where = {
                 "repo_id": place.repository,
@@ -257,12 +263,18 @@ class HubDestination:
                 break
             exc = exc.__cause__
         status = _status_of(exc)
+        said = f"{doing}: the hub answered {status}"
+        if not status and (match := _XET_STATUS.search(str(exc))):
+            status = int(match[1])
+            said = (
+                f"{doing}: the hub's client was answered {status} while it sent files by Xet"
+                " (HF_HUB_DISABLE_XET=1 in the environment has it send them otherwise)"
+            )
         if not status:
             if isinstance(exc, ValueError):
                 return RemoteProtocolError(f"{doing}: the hub's client refuses what it is given")
             return OriginUnavailableError(f"{doing}: {type(exc).__name__} of the hub's client")
         headers = cast("Mapping[str, str]", getattr(getattr(exc, "response", None), "headers", {}))
-        said = f"{doing}: the hub answered {status}"
         page = f"{self._api.endpoint}/{self._place.shown}"
         code = headers.get("X-Error-Code", "")
         told = refusal(status, code, self._place, said, has_token=has_token, page=page)
@@ -283,6 +295,21 @@ class HubDestination:
                 return OriginUnavailableError(said)
             case _:
                 return RemoteProtocolError(said)
+
+
+@contextmanager
+def _without_xet(library: ModuleType, *, is_off: bool) -> Generator[None]:
+    """Mirrors and other hubs speak no Xet, and the client gives up where it finds none.
+
+    It reads its constant whenever it sends; the user's environment stays as it is.
+    """
+    constants = library.constants
+    was_off = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = was_off or is_off
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = was_off
 
 
 def _library() -> ModuleType:
