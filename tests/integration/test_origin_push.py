@@ -18,6 +18,7 @@ from damselfly.errors import (
     HeaderError,
     ManifestError,
     OriginChangedError,
+    OriginDeniedError,
     OriginNotFoundError,
     StoreFullError,
     UsageError,
@@ -195,6 +196,42 @@ def test_a_dry_run_changes_nothing_and_counts_what_a_push_would_do(
     assert _manifest(target) == report.manifest
     push(source, str(target))
     assert push(source, str(target), is_dry=True).is_whole
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("file", UsageError),
+        ("file/below", UsageError),
+        ("/proc/x", OriginDeniedError),
+    ],
+)
+def test_a_dry_run_is_refused_where_the_push_would_be(
+    source: Path, tmp_path: Path, place: str, kind: type[DamselflyError]
+) -> None:
+    (tmp_path / "file").write_bytes(b"k")
+
+    with pytest.raises(kind):
+        push(source, str(tmp_path / place), is_dry=True)
+    with pytest.raises(DamselflyError):
+        push(source, str(tmp_path / place))
+
+
+def test_a_dry_run_tells_of_another_push(source: Path, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UsageError, match="another push"):
+            push(source / "original", str(tmp_path), is_dry=True)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_link_to_nothing_is_called_by_its_own_name(source: Path, tmp_path: Path) -> None:
+    (source / "dangling").symlink_to(source / "gone")
+
+    with pytest.raises(OriginNotFoundError, match=r"'dangling' .* link .*/gone"):
+        push(source, str(tmp_path / "target"))
 
 
 def _signed(name: str, files: Sequence[tuple[str, str]], _: bytes | None) -> bytes:

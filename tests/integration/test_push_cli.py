@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -43,8 +44,8 @@ def test_a_push_tells_what_it_did(
 
     out, err = capsys.readouterr()
     assert out.startswith("blake3:")
-    assert f"pushed 2 files, 2.0 KiB, to {tmp_path}/target: 2.0 KiB sent (1 files)" in err
-    assert "2 B there already (1 files)" in err
+    assert f"pushed 2 files, 2.0 KiB, to {tmp_path}/target: 2.0 KiB sent (1 file)" in err
+    assert "2 B there already (1 file)" in err
 
 
 def test_a_dry_run_tells_what_it_would_do(
@@ -325,6 +326,20 @@ class TestSigning:
         assert cli.main(args) == 2
 
         assert "no usable key" in capsys.readouterr().err
+
+    def test_an_install_that_is_broken_is_said_to_be(
+        self,
+        source: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "model_signing._signing", ModuleType("_signing"))
+        key = private_key(tmp_path / "key.pem")
+
+        assert cli.main(["push", str(source), str(tmp_path / "t"), "--sign-key", str(key)]) == 2
+
+        assert "installed and broken" in capsys.readouterr().err
 
     def test_without_the_extra_it_says_what_to_install(
         self,

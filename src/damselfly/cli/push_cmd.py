@@ -209,12 +209,16 @@ def _told(report: "PushReport", *, is_dry: bool) -> str:
     if is_dry:
         manifest = ", and the manifest" if report.is_whole else "; the manifest would be written"
         return (
-            f"would push {files} files, {bytes_text(total)}, to {report.destination}:"
-            f" {bytes_text(sent)} to send ({report.files_sent} files),"
-            f" {bytes_text(kept)} there already ({report.files_kept} files){manifest}"
+            f"would push {_files(files)}, {bytes_text(total)}, to {report.destination}:"
+            f" {bytes_text(sent)} to send ({_files(report.files_sent)}),"
+            f" {bytes_text(kept)} there already ({_files(report.files_kept)}){manifest}"
         )
     return (
-        f"pushed {files} files, {bytes_text(total)}, to {report.destination}:"
-        f" {bytes_text(sent)} sent ({report.files_sent} files),"
-        f" {bytes_text(kept)} there already ({report.files_kept} files)"
+        f"pushed {_files(files)}, {bytes_text(total)}, to {report.destination}:"
+        f" {bytes_text(sent)} sent ({_files(report.files_sent)}),"
+        f" {bytes_text(kept)} there already ({_files(report.files_kept)})"
     )
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import local
 from typing import cast
 
-from damselfly.errors import OriginChangedError, StoreFullError, UsageError
+from damselfly.errors import OriginChangedError, OriginDeniedError, StoreFullError, UsageError
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME, ManifestFile
@@ -55,6 +55,29 @@ class DirectoryPush:
             self._target.mkdir(parents=True, exist_ok=True)
             with _locked(self._target), _scratch(self._target):
                 yield
+
+    def check(self) -> None:
+        """Say what would refuse a push, as far as that is seen without writing.
+
+        Raises:
+            UsageError: a file is in the way, or another push is writing there.
+            OriginDeniedError: it cannot be written to.
+        """
+        with self._writing():
+            there = next(
+                place for place in (self._target, *self._target.parents) if os.path.lexists(place)
+            )
+            if not there.is_dir():
+                raise UsageError(f"pushing to {self._target}: {there} is not a directory")
+            state = os.statvfs(there)
+            # What the kernel only shows has no blocks, and takes no files whoever asks.
+            is_shown = there != self._target and not (state.f_blocks or state.f_files)
+            is_fixed = is_shown or bool(state.f_flag & os.ST_RDONLY)
+            if is_fixed or not os.access(there, os.W_OK | os.X_OK):
+                raise OriginDeniedError(f"writing to {self._target}: {there} takes no files")
+            if there == self._target:
+                with _locked(there):
+                    pass
 
     def small(self, path: str, bytes_max: int) -> bytes | None:
         """Read a small file that is there; empty if it is larger, None if there is none."""

@@ -145,6 +145,8 @@ def _pushed_here(
     *,
     is_dry: bool,
 ) -> PushReport:
+    if is_dry:
+        work.check()
     signing.found(work.small(SIGNATURE_NAME, SIGNATURE_BYTES_MAX), shown)
     with nullcontext() if is_dry else work.held(), signing.packed(begin) as parcel:
         standing = work.standing(parcel, begin("comparing", parcel.manifest.bytes))

@@ -142,6 +142,13 @@ def is_installed() -> bool:
     return importlib.util.find_spec("model_signing") is not None
 
 
+def lacking(error: ImportError) -> str:
+    """What is not there, or there and broken."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name}"
+    return f"the package {error.name or 'model_signing'}, which is installed and broken"
+
+
 def signer(key: Path, passphrase: str | None) -> "Sign":
     """What signs with a private key (PEM, on one of the NIST curves); the key is read now.
 
@@ -150,8 +157,8 @@ def signer(key: Path, passphrase: str | None) -> "Sign":
     """
     try:
         from model_signing._signing import sign_ec_key  # noqa: PLC0415 - takes two seconds
-    except ModuleNotFoundError as exc:
-        raise UsageError(f"signing needs the package {exc.name}: {INSTALL}") from None
+    except ImportError as exc:
+        raise UsageError(f"signing needs {lacking(exc)}: {INSTALL}") from exc
     doing = f"reading the key {key}"
     try:
         if key.stat().st_size > KEY_BYTES_MAX:
