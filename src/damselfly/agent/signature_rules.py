@@ -24,7 +24,7 @@ from typing import cast
 from damselfly.errors import ConfigError, SignatureError, UsageError
 from damselfly.model.ref import Ref
 from damselfly.model.spelling import EVERYWHERE, spelling
-from damselfly.origin.signature import Method, Trust
+from damselfly.origin.signature import INSTALL, Method, Trust, is_installed
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,11 @@ class Rules:
         Raises:
             ConfigError: it is broken.
         """
-        return cls(() if file is None else read_rules(file), file)
+        rules = () if file is None else read_rules(file)
+        if any(rule.method for rule in rules) and not is_installed():
+            # Not an error: the node serves what no rule is about.
+            logger.warning("signatures.not_verifiable", extra={"advice": INSTALL})
+        return cls(rules, file)
 
     def rule_for(self, ref: Ref) -> Rule | None:
         """The rule for a ref; None: nobody cares for signatures there."""

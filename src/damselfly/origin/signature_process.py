@@ -59,7 +59,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError) and str(error).startswith("Key mismatch"):
         return "another key made it"
     if type(error).__name__ == "InvalidSignature":
-        return "what it signs is not what it was made of"
+        return "it does not fit what it signs"
     text = " ".join(f"{type(error).__name__} {error}".split())
     return "".join(char for char in text if char.isprintable())[:_REASON_CHARS_MAX]
 
