@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,32 @@ async def test_parts_grow_where_there_would_be_too_many(tmp_path: Path) -> None:
     await pushed(writer, parcel, part_bytes=1024 - 100)  # 9,000 of 1,048 bytes would do.
 
     assert writer.objects["m/large.bin"][1].size == 9 * MIB
+
+
+async def test_a_signature_that_is_dropped_goes_after_the_old_manifest_and_before_the_new(
+    tmp_path: Path,
+) -> None:
+    writer = MemoryWriter()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "a").write_bytes(b"a")
+    (model / "model.sig").write_bytes(b"signed")
+    await pushed(writer, parcel_of(model))
+    destination = BucketDestination(writer, "m/")
+    small = [await destination.small("model.sig", most) for most in (6, 5)]
+    assert small == [b"signed", b""]
+    (model / "model.sig").unlink()
+    writer.done.clear()
+
+    await pushed(writer, replace(parcel_of(model), drops=("model.sig",)))
+
+    assert writer.done[1:4] == [
+        f"delete m/{MANIFEST_NAME}",
+        "delete m/model.sig",
+        f"put m/{MANIFEST_NAME}",
+    ]
+    assert await destination.small("model.sig", 6) is None
+    await destination.close()
 
 
 async def test_the_note_comes_first_and_the_manifest_last(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -17,6 +18,7 @@ from damselfly.errors import (
     OriginBusyError,
     OriginChangedError,
     OriginDeniedError,
+    RemoteProtocolError,
     UsageError,
     explain,
 )
@@ -24,7 +26,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME, Manifest
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
-from damselfly.origin import tree
+from damselfly.origin import hub_push, tree
 from damselfly.origin.access import ANONYMOUS, OWN, Access
 from damselfly.origin.destination import Parcel, Standing
 from damselfly.origin.hub import HubOrigin
@@ -130,6 +132,28 @@ async def test_a_push_is_one_commit_that_the_origin_finds_whole(
     found = await origin.resolve(Ref.parse("hf://org/name"))
     await web.close()
     assert found.manifest == parcel.manifest
+
+
+@pytest.mark.parametrize("inside", ["", "/sub/dir"])
+async def test_a_signature_that_is_dropped_goes_with_the_commit(
+    hub: Hub, repository: Repository, tmp_path: Path, inside: str
+) -> None:
+    ref = f"hf://org/name{inside}"
+    async with destination(hub, ref) as place:
+        assert await place.small("model.sig", 100) is None
+    await pushed(hub, parcel_of(tmp_path, {**FILES, "model.sig": b"signed"}), ref)
+    async with destination(hub, ref) as place:
+        assert [await place.small("model.sig", most) for most in (6, 5)] == [b"signed", b""]
+    (tmp_path / "model.sig").unlink()
+    commits = len(repository.commits)
+
+    await pushed(hub, replace(parcel_of(tmp_path, FILES), drops=("model.sig",)), ref)
+
+    assert len(repository.commits) == commits + 1
+    files = repository.commits[repository.branches["main"]]
+    assert f"{inside}/model.sig".lstrip("/") not in files
+    async with destination(hub, ref) as place:
+        assert (await place.standing(parcel_of(tmp_path, FILES))).is_whole
 
 
 async def test_a_push_of_what_is_there_does_nothing(
@@ -285,7 +309,7 @@ async def test_what_the_repository_ignores_is_not_left_out_silently(
     [
         ("hf://org/none", TOKEN, UsageError, "made first"),
         ("hf://org/name@v9", TOKEN, UsageError, "made first"),
-        ("hf://org/none", None, OriginDeniedError, "show a token"),
+        ("hf://org/none", None, OriginDeniedError, "--token-file"),
         ("hf://org/name", None, OriginDeniedError, "show a token"),
         ("hf://org/theirs", TOKEN, OriginDeniedError, "may not do this"),
         ("hf://org/name", "hf_wRoNg", OriginDeniedError, "may not do this"),
@@ -325,6 +349,30 @@ async def test_an_address_to_send_to_is_in_no_error(
     assert "X-Amz" not in explain(caught.value)
     assert "127.0.0.1" not in explain(caught.value).replace(hub.endpoint, "")
     assert caught.value.__cause__ is None
+
+
+async def test_a_hub_without_xet_is_sent_files_otherwise(
+    hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+
+    await pushed(hub, parcel_of(tmp_path, FILES))
+
+    assert repository.commits[repository.branches["main"]].items() >= FILES.items()
+    assert not [each.path for each in hub.seen if "xet" in each.path]
+    assert constants.HF_HUB_DISABLE_XET is False
+
+
+async def test_what_xet_was_answered_is_told_without_the_address(
+    hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr(hub_push, "ENDPOINT", hub.endpoint)  # The hub that is thought to know Xet.
+
+    with pytest.raises(RemoteProtocolError, match=r"answered 404 .* Xet .*HF_HUB_DISABLE_XET=1"):
+        await pushed(hub, parcel_of(tmp_path, FILES))
+
+    assert [each.status for each in hub.seen if "xet" in each.path] == [404]
 
 
 async def test_a_hub_that_is_busy_is_busy(hub: Hub, repository: Repository, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.destination import Parcel
 from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.oci_push import INSECURE_VARIABLE, OCIDestination
+from damselfly.origin.parcel import Sign
 from damselfly.origin.port import OriginLimits
+from damselfly.origin.push import PushReport, push
 from damselfly.origin.tree import plan_file, walk
 from damselfly.origin.web import Web
 from tests.fakes.registry import FakeRegistry, sha256
@@ -498,6 +500,41 @@ async def test_a_push_asks_in_plain_http_where_the_variable_of_the_agent_says_so
     assert SETTINGS["origin.insecure"].variable == INSECURE_VARIABLE
     assert " http://registry.test:5000/" in told[0]
     assert " https://registry.test:5000/" in told[1]
+
+
+async def test_a_small_file_of_the_tag_is_read(
+    registry: FakeRegistry, web_: Web, folder: Path
+) -> None:
+    there = destination(registry, web_)
+    assert await there.small("model.sig", 100) is None
+    (folder / "model.sig").write_bytes(b"signed")
+    await pushed(registry, web_, parcel_of(folder))
+
+    assert [await there.small("model.sig", most) for most in (6, 5)] == [b"signed", b""]
+    assert await there.small("none", 100) is None
+
+
+async def test_a_tag_keeps_its_signature_until_something_else_is_pushed(
+    registry: FakeRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(INSECURE_VARIABLE, registry.host)
+    offered: list[bytes | None] = []
+
+    def sign(name: str, files: Sequence[tuple[str, str]], old: bytes | None) -> bytes:
+        del name, files
+        offered.append(old)
+        return old or b"signed"
+
+    def pushed_by(sign: Sign | None) -> PushReport:
+        return push(folder, f"oci://{registry.host}/org/model:v1", sign=sign)
+
+    first = await asyncio.to_thread(pushed_by, sign)
+    again = await asyncio.to_thread(pushed_by, sign)
+    unsigned = await asyncio.to_thread(pushed_by, None)
+
+    assert offered == [None, b"signed"]
+    assert (again.artifact, again.is_whole) == (first.artifact, True)
+    assert "model.sig" not in {file.path for file in unsigned.manifest.files}
 
 
 async def test_a_push_goes_to_a_tag_and_not_to_a_digest(web_: Web) -> None:

@@ -1,5 +1,6 @@
 """What every push does, whatever it goes to: steps, credentials, errors, and who is closed."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from damselfly.errors import OriginUnavailableError, UsageError
+from damselfly.errors import ConfigError, DamselflyError, OriginUnavailableError, UsageError
 from damselfly.model.ref import Ref
 from damselfly.origin import destinations
 from damselfly.origin.access import OWN, Access
@@ -15,6 +16,7 @@ from damselfly.origin.destination import Parcel, PushProgress, Standing
 from damselfly.origin.destinations import local_place, maker_for
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.push import push
+from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
 
 
@@ -28,6 +30,11 @@ class _Shelf:
     is_open: bool = False
     failure: Exception | None = None
     shown = "s3://bucket/model/"
+    replaces_all = False
+
+    async def small(self, path: str, bytes_max: int) -> bytes | None:
+        del path, bytes_max
+        return None
 
     async def standing(self, parcel: Parcel) -> Standing:
         kept = frozenset(
@@ -56,8 +63,10 @@ class _Shelf:
 def shelf(monkeypatch: pytest.MonkeyPatch) -> _Shelf:
     shelf = _Shelf()
 
-    def make(ref: Ref, web: Web, access: Access, limits: OriginLimits) -> _Shelf:
-        del ref, web, limits
+    def make(
+        ref: Ref, web: Web, access: Access, limits: OriginLimits, place: S3Place | None
+    ) -> _Shelf:
+        del ref, web, limits, place
         shelf.access, shelf.is_open = access, True
         return shelf
 
@@ -86,7 +95,7 @@ def test_what_is_missing_is_sent_and_counted(source: Path, shelf: _Shelf) -> Non
     assert (report.files_sent, report.files_kept, report.bytes_sent) == (1, 1, 20)
     assert report.destination == "s3://bucket/model/"
     assert (shelf.access, shelf.is_open) == (OWN, False)
-    assert list(dict.fromkeys(step.doing for step in seen)) == ["hashing", "looking", "sending"]
+    assert list(dict.fromkeys(step.doing for step in seen)) == ["looking", "hashing", "sending"]
     assert (seen[-1].bytes_done, seen[-1].bytes_total) == (20, 20)
 
 
@@ -120,6 +129,30 @@ def test_credentials_go_to_who_asks_for_them(source: Path, shelf: _Shelf) -> Non
     push(source, "s3://bucket/model/", access=access)
 
     assert shelf.access == access
+
+
+@pytest.mark.parametrize(
+    ("destination", "said"),
+    [
+        ("hf://org/name@" + "0" * 40, "name a branch"),
+        ("oci://127.0.0.1:1/org/m@sha256:" + "0" * 64, "to a tag"),
+        ("s3://b/x/", "what a bucket can be called"),
+        ("gs://b/x/", "what a bucket can be called"),
+        ("az://container/x/", "--az-account"),
+    ],
+)
+def test_a_destination_that_cannot_be_is_told_before_anything_is_hashed(
+    source: Path, monkeypatch: pytest.MonkeyPatch, destination: str, said: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    seen: list[PushProgress] = []
+
+    with pytest.raises(DamselflyError, match=said) as caught:
+        push(source, destination, seen.append)
+
+    assert caught.value.exit_code == 2 or isinstance(caught.value, ConfigError)
+    assert seen == []
 
 
 def test_a_directory_takes_no_credentials(source: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from damselfly.errors import (
     HeaderError,
     ManifestError,
     OriginChangedError,
+    OriginDeniedError,
     OriginNotFoundError,
     StoreFullError,
     UsageError,
@@ -197,7 +198,43 @@ def test_a_dry_run_changes_nothing_and_counts_what_a_push_would_do(
     assert push(source, str(target), is_dry=True).is_whole
 
 
-def _signed(name: str, files: Sequence[tuple[str, str]]) -> bytes:
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("file", UsageError),
+        ("file/below", UsageError),
+        ("/proc/x", OriginDeniedError),
+    ],
+)
+def test_a_dry_run_is_refused_where_the_push_would_be(
+    source: Path, tmp_path: Path, place: str, kind: type[DamselflyError]
+) -> None:
+    (tmp_path / "file").write_bytes(b"k")
+
+    with pytest.raises(kind):
+        push(source, str(tmp_path / place), is_dry=True)
+    with pytest.raises(DamselflyError):
+        push(source, str(tmp_path / place))
+
+
+def test_a_dry_run_tells_of_another_push(source: Path, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UsageError, match="another push"):
+            push(source / "original", str(tmp_path), is_dry=True)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_link_to_nothing_is_called_by_its_own_name(source: Path, tmp_path: Path) -> None:
+    (source / "dangling").symlink_to(source / "gone")
+
+    with pytest.raises(OriginNotFoundError, match=r"'dangling' .* link .*/gone"):
+        push(source, str(tmp_path / "target"))
+
+
+def _signed(name: str, files: Sequence[tuple[str, str]], _: bytes | None) -> bytes:
     return json.dumps([name, list(files)]).encode()
 
 
@@ -231,6 +268,43 @@ def test_a_signature_of_a_directory_that_is_its_own_destination_is_written_there
     assert report.files_sent == 1
     assert (source / "model.sig").exists()
     _check(source)
+
+
+def test_an_unsigned_push_does_not_leave_the_signature_of_other_files(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    push(source, str(target), sign=_signed)
+    before = _manifest(target)
+
+    with pytest.raises(UsageError, match=r"--sign-key.*--drop-signature"):
+        push(source, str(target))
+    assert (_manifest(target), (target / "model.sig").exists()) == (before, True)
+    with pytest.raises(UsageError, match="--drop-signature"):
+        push(source, str(target), is_dry=True)
+
+    planned = push(source, str(target), drops_signature=True, is_dry=True)
+    assert not planned.is_whole
+    assert (target / "model.sig").exists()
+    report = push(source, str(target), drops_signature=True)
+
+    assert not (target / "model.sig").exists()
+    assert _manifest(target) == report.manifest
+    assert push(source, str(target), drops_signature=True).is_whole
+
+
+def test_a_signature_that_the_push_brings_itself_takes_the_place_of_the_old_one(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    push(source, str(target), sign=_signed)
+    (source / "model.sig").write_bytes(b"of somebody else")
+
+    push(source, str(target))
+
+    assert (target / "model.sig").read_bytes() == b"of somebody else"
+    with pytest.raises(UsageError, match="brings a model.sig"):
+        push(source, str(target), drops_signature=True)
 
 
 class _InterruptedError(Exception):

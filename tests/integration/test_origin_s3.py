@@ -595,6 +595,23 @@ async def test_keys_that_ran_out_are_looked_for_once_more(
     assert (await origin.resolve(Ref.parse(f"s3://{bucket.name}/m/"), OWN)).plan.id == plan.id
 
 
+async def test_a_refusal_of_what_was_asked_unsigned_says_so(
+    bucket: Bucket, origin: Origin, front: Front
+) -> None:
+    async def act(request: web.Request) -> web.StreamResponse | None:
+        return s3_error(403, "AccessDenied")
+
+    front.act = act
+    ref = Ref.parse(f"s3://{bucket.name}/m/")
+    with pytest.raises(OriginDeniedError, match="asked unsigned: no keys were found"):
+        await origin.resolve(ref, OWN)
+    with pytest.raises(OriginDeniedError, match="asked unsigned: no keys were given"):
+        await origin.resolve(ref, ANONYMOUS)
+    with pytest.raises(OriginDeniedError) as caught:
+        await origin.resolve(ref, KEYS)
+    assert "unsigned" not in explain(caught.value)
+
+
 async def test_keys_that_stay_bad_are_a_refusal(
     bucket: Bucket, origin: Origin, front: Front, tmp_path: Path
 ) -> None:

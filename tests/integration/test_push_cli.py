@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -13,7 +14,9 @@ from damselfly import cli
 from damselfly.model.manifest import MANIFEST_NAME
 from damselfly.origin import push as pushing
 from damselfly.origin.access import Access
+from damselfly.origin.clouds import Clouds
 from damselfly.origin.destination import PushProgress
+from damselfly.origin.s3_place import S3Place
 from tests.integration.signing_keys import private_key, public_of, stranger
 
 
@@ -41,8 +44,8 @@ def test_a_push_tells_what_it_did(
 
     out, err = capsys.readouterr()
     assert out.startswith("blake3:")
-    assert f"pushed 2 files, 2.0 KiB, to {tmp_path}/target: 2.0 KiB sent (1 files)" in err
-    assert "2 B there already (1 files)" in err
+    assert f"pushed 2 files, 2.0 KiB, to {tmp_path}/target: 2.0 KiB sent (1 file)" in err
+    assert "2 B there already (1 file)" in err
 
 
 def test_a_dry_run_tells_what_it_would_do(
@@ -143,6 +146,58 @@ def test_an_interrupted_push_tells_what_is_left(
     assert told in capsys.readouterr().err
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What a push is asked for; it is not done."""
+    seen: list[dict[str, object]] = []
+
+    def push(*_: object, **asked: object) -> None:
+        seen.append(asked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pushing, "push", push)
+    return seen
+
+
+def test_the_agents_variables_say_where_clouds_are_and_flags_say_it_louder(
+    source: Path, seen: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("DAMSELFLY_ORIGIN_S3_ENDPOINT", "http://127.0.0.1:2")
+    monkeypatch.setenv("DAMSELFLY_ORIGIN_AZ_ACCOUNT", "first")
+    flags = ["--s3-region", "eu-west-1", "--gs-endpoint", "http://127.0.0.1:3"]
+    flags += ["--az-account", "second", "--az-endpoint", "http://127.0.0.1:4/second"]
+
+    assert cli.main(["push", str(source), "s3://bucket/x/", *flags]) == 130
+
+    assert seen[0]["s3"] == S3Place("http://127.0.0.1:2", "eu-west-1")
+    assert seen[0]["clouds"] == Clouds("http://127.0.0.1:3", "second", "http://127.0.0.1:4/second")
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "said"),
+    [
+        (["--s3-endpoint", "nowhere"], "", "flag --s3-endpoint"),
+        ([], "nowhere", "variable DAMSELFLY_ORIGIN_S3_ENDPOINT"),
+    ],
+)
+def test_a_place_that_is_none_is_told_with_who_said_it(
+    source: Path,
+    seen: list[dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    variable: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("DAMSELFLY_ORIGIN_S3_ENDPOINT", variable)
+
+    assert cli.main(["push", str(source), "s3://bucket/x/", *flags]) != 0
+
+    assert said in capsys.readouterr().err
+    assert seen == []
+
+
 class TestSigning:
     def test_the_stranger_accepts_what_is_pushed_and_refuses_what_was_changed(
         self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -161,6 +216,65 @@ class TestSigning:
         assert accepted.returncode == 0, accepted.stdout + accepted.stderr
         (target / "weights.bin").write_bytes(b"other")
         assert stranger("verify", "key", target, *flags).returncode != 0
+
+    def test_signing_the_same_files_again_makes_no_other_artifact(
+        self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        key, other = private_key(tmp_path / "key.pem"), private_key(tmp_path / "other.pem")
+        target = tmp_path / "target"
+
+        def pushed(by: Path) -> tuple[str, bytes]:
+            args = ["push", str(source), str(target), "--sign-key", str(by)]
+            assert cli.main(args) == 0
+            return capsys.readouterr().out, (target / "model.sig").read_bytes()
+
+        first = pushed(key)
+        assert pushed(key) == first
+        by_other = pushed(other)
+        assert by_other != first
+        assert pushed(other) == by_other
+        (source / "weights.bin").write_bytes(b"changed")
+        changed = pushed(other)
+        assert changed[1] != by_other[1]
+        accepted = stranger(
+            "verify",
+            "key",
+            target,
+            "--signature",
+            target / "model.sig",
+            "--public_key",
+            public_of(other),
+        )
+        assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+
+    @pytest.mark.parametrize("old", [b"", b"[]", b'{"dsseEnvelope": {"payload": "e30="}}'])
+    def test_what_is_no_signature_is_replaced(
+        self, source: Path, tmp_path: Path, old: bytes
+    ) -> None:
+        key = private_key(tmp_path / "key.pem")
+        (tmp_path / "target").mkdir()
+        (tmp_path / "target/model.sig").write_bytes(old)
+
+        args = ["push", str(source), str(tmp_path / "target"), "--sign-key", str(key)]
+        assert cli.main(args) == 0
+
+        assert b"payload" in (tmp_path / "target/model.sig").read_bytes()
+        assert (tmp_path / "target/model.sig").read_bytes() != old
+
+    def test_a_signature_whose_bytes_were_changed_is_not_kept(
+        self, source: Path, tmp_path: Path
+    ) -> None:
+        key = private_key(tmp_path / "key.pem")
+        target = tmp_path / "target"
+        args = ["push", str(source), str(target), "--sign-key", str(key)]
+        assert cli.main(args) == 0
+        bundle = json.loads((target / "model.sig").read_bytes())
+        bundle["dsseEnvelope"]["signatures"][0]["sig"] = "AAAA"
+        (target / "model.sig").write_text(json.dumps(bundle))
+
+        assert cli.main(args) == 0
+
+        assert b'AAAA"' not in (target / "model.sig").read_bytes()
 
     def test_a_key_with_a_passphrase_is_opened_by_the_environment(
         self,
@@ -212,6 +326,20 @@ class TestSigning:
         assert cli.main(args) == 2
 
         assert "no usable key" in capsys.readouterr().err
+
+    def test_an_install_that_is_broken_is_said_to_be(
+        self,
+        source: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "model_signing._signing", ModuleType("_signing"))
+        key = private_key(tmp_path / "key.pem")
+
+        assert cli.main(["push", str(source), str(tmp_path / "t"), "--sign-key", str(key)]) == 2
+
+        assert "installed and broken" in capsys.readouterr().err
 
     def test_without_the_extra_it_says_what_to_install(
         self,

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from damselfly.origin.access import Access
 from damselfly.origin.bucket_push import MIB, BucketDestination
 from damselfly.origin.destination import Parcel, Standing
 from damselfly.origin.port import OriginLimits
+from damselfly.origin.push import push
 from damselfly.origin.push_journal import JOURNAL_NAME, Journal, Session
 from damselfly.origin.registry import Origins
 from damselfly.origin.s3_place import S3Place
@@ -483,3 +485,25 @@ async def test_of_two_pushes_the_one_that_came_first_notices_and_loses(
     manifest = Manifest.parse(bucket.get(f"m/{MANIFEST_NAME}"))
     assert manifest == parcel_of(other).manifest
     assert {path: bucket.get(f"m/{path}") for path in files_of(other)} == files_of(other)
+
+
+def test_an_old_signature_in_a_bucket_is_kept_replaced_or_dropped_and_never_left(
+    server: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    (tmp_path / "a").write_bytes(b"a")
+    ref = f"s3://{bucket.name}/m/"
+    pushed = partial(push, tmp_path, ref, s3=S3Place(server))
+
+    first = pushed(sign=lambda name, files, old: old or b"signed")
+    assert pushed(sign=lambda name, files, old: old or b"another").artifact == first.artifact
+    with pytest.raises(UsageError, match="--drop-signature"):
+        pushed()
+    assert bucket.get("m/model.sig") == b"signed"
+    report = pushed(drops_signature=True)
+
+    assert set(bucket.keys("m/")) == {"m/a", f"m/{MANIFEST_NAME}"}
+    assert Manifest.parse(bucket.get(f"m/{MANIFEST_NAME}")) == report.manifest
+    assert pushed().is_whole

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,26 @@ async def test_a_profile_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
 
     assert await OwnKeys().keys() == S3Keys("AKIA", "secret")
+
+
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"])
+async def test_a_source_that_nothing_here_reads_is_an_error_and_not_asked_without(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    monkeypatch.setenv(name, "models")
+
+    with pytest.raises(ConfigError, match=rf"{name}.*damselfly\[s3\]"):
+        await OwnKeys().keys()
+
+
+async def test_a_file_that_may_have_keys_and_nothing_that_reads_it_asks_unsigned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
+
+    assert await OwnKeys().keys() is None
 
 
 async def test_a_nodes_metadata_service_is_not_asked(

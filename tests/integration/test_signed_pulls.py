@@ -222,7 +222,7 @@ async def test_a_signature_by_somebody_else_is_refused(site: Site) -> None:
     stranger_signs(site.model, private_key(site.folder / "thief.pem"))
 
     async with signed_node(site.folder, site.config) as node:
-        await _refused(node, site.ref, "not by whom is trusted")
+        await _refused(node, site.ref, "not by whom is trusted: another key made it")
 
 
 async def test_an_unreadable_key_refuses(site: Site) -> None:

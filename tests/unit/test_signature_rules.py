@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from damselfly.agent import signature_rules
 from damselfly.agent.endpoints import endpoints
 from damselfly.agent.settings import OriginSettings
 from damselfly.agent.signature_rules import Require, Rules, parse_rules, read_rules, rule_for
@@ -264,3 +265,28 @@ def test_a_table_that_is_broken_at_the_start_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"write \[\[signatures\]\]"):
         read_rules(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("require", "is_there", "told"),
+    [("required", False, 1), ("required", True, 0), ("ignore", False, 0)],
+)
+def test_rules_that_nothing_here_can_verify_are_told_at_the_start(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    require: str,
+    is_there: bool,
+    told: int,
+) -> None:
+    key = 'key = "owner.pem"' if require == "required" else ""
+    (tmp_path / "config.toml").write_text(
+        f'[[signatures]]\nprefix = "hf://org/"\nrequire = "{require}"\n{key}\n'
+    )
+    monkeypatch.setattr(signature_rules, "is_installed", lambda: is_there)
+
+    rules = Rules.of(tmp_path / "config.toml")
+    rules.all()
+
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["signatures.not_verifiable"] * told

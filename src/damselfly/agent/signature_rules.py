@@ -32,7 +32,7 @@ from damselfly.model.spelling import (
     prefix_spelling,
     spellings,
 )
-from damselfly.origin.signature import Method, Trust
+from damselfly.origin.signature import INSTALL, Method, Trust, is_installed
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,11 @@ class Rules:
         Raises:
             ConfigError: it is broken.
         """
-        return cls(() if file is None else read_rules(file, endpoints), file, endpoints)
+        rules = () if file is None else read_rules(file, endpoints)
+        if any(rule.method for rule in rules) and not is_installed():
+            # Not an error: the node serves what no rule is about.
+            logger.warning("signatures.not_verifiable", extra={"advice": INSTALL})
+        return cls(rules, file, endpoints)
 
     def rule_for(self, ref: Ref) -> Rule | None:
         """The rule for a ref; None: nobody cares for signatures there.

@@ -9,11 +9,16 @@ interrupted push leaves no manifest that lies; the same command goes on from the
 
 With --dry-run nothing is sent or written: it says what would be, and how much is there already.
 
+Where s3://, gs:// and az:// are, flags say, else what the agent's variables say
+($DAMSELFLY_ORIGIN_S3_ENDPOINT and so on), else what the clouds' own programs read:
+AWS_ENDPOINT_URL, STORAGE_EMULATOR_HOST, AZURE_STORAGE_ACCOUNT. $HF_ENDPOINT says where hf:// is.
+
 Credentials are those of the environment (HF_TOKEN, AWS profiles and variables, Google's and Azure's
 defaults), unless files have others: they are not on the command line, where every process of the
 machine could read them. With --sign-key the files are signed (OpenSSF Model Signing), and the
 signature is pushed beside them as model.sig; the passphrase of a key is read from
-$DAMSELFLY_SIGN_PASSPHRASE.
+$DAMSELFLY_SIGN_PASSPHRASE. A signature that is there already stays if it is of these files and this
+key. A push that brings none does not leave an old one: it is refused without --drop-signature.
 """
 
 import os
@@ -22,19 +27,29 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from damselfly.agent.settings import SETTINGS
 from damselfly.cli.extras import extras_needed
 from damselfly.cli.flags import add_json_flag, add_quiet_flag, print_json
 from damselfly.cli.progress import Moment, Progress
 from damselfly.cli.quantities import bytes_text
 from damselfly.cli.token import read_secret, read_token
 from damselfly.client.answers import Credentials
-from damselfly.errors import UsageError
+from damselfly.errors import ConfigError, UsageError
+from damselfly.log import redact
 
 if TYPE_CHECKING:
     from damselfly.origin.parcel import Sign
     from damselfly.origin.push import PushProgress, PushReport
 
 INTERRUPTED = 130
+PLACES = (
+    "origin.s3_endpoint",
+    "origin.s3_region",
+    "origin.gs_endpoint",
+    "origin.az_account",
+    "origin.az_endpoint",
+)
+"""Settings of the agent that count for a push as well."""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -51,12 +66,25 @@ def configure(parser: ArgumentParser) -> None:
         help="sign the files with this private key (PEM, on P-256, P-384 or P-521)",
     )
     parser.add_argument(
+        "--drop-signature",
+        action="store_true",
+        help="delete the model.sig that DEST has of an earlier push, and sign nothing",
+    )
+    parser.add_argument(
         "--token-file", metavar="PATH", help="a file with the token that opens DEST ('-': stdin)"
     )
     parser.add_argument("--username", metavar="NAME", help="who pushes; with --password-file")
     parser.add_argument(
         "--password-file", metavar="PATH", help="a file with the password of NAME ('-': stdin)"
     )
+    for key in PLACES:
+        setting = SETTINGS[key].setting
+        parser.add_argument(
+            setting.flag,
+            dest=key,
+            metavar=setting.metavar,
+            help=f"as the agent's: {setting.reason}",
+        )
     add_json_flag(parser)
     add_quiet_flag(parser)
 
@@ -66,8 +94,14 @@ def run(args: Namespace) -> int:
     credentials = _credentials(args)
     with extras_needed("damselfly push"):
         from damselfly.origin.access import OWN, Access  # noqa: PLC0415 - blake3 with them
+        from damselfly.origin.clouds import Clouds  # noqa: PLC0415
         from damselfly.origin.push import push  # noqa: PLC0415
+        from damselfly.origin.s3_place import S3Place  # noqa: PLC0415
 
+    said = _places(args)
+    clouds = Clouds(
+        said["origin.gs_endpoint"], said["origin.az_account"], said["origin.az_endpoint"]
+    )
     sign = _signer(args.sign_key) if args.sign_key is not None else None
     access = OWN
     if credentials is not None:
@@ -94,7 +128,10 @@ def run(args: Namespace) -> int:
                 show,
                 access=access,
                 sign=sign,
+                drops_signature=args.drop_signature,
                 is_dry=args.dry_run,
+                s3=S3Place.of(said["origin.s3_endpoint"], said["origin.s3_region"]),
+                clouds=clouds,
             )
         except KeyboardInterrupt:
             progress.clear()
@@ -128,6 +165,21 @@ def _signer(key: Path) -> "Sign":
     return signer(key, os.environ.get("DAMSELFLY_SIGN_PASSPHRASE"))
 
 
+def _places(args: Namespace) -> dict[str, str | None]:
+    """Where clouds are, by setting: as a flag says, else as the agent's variable."""
+    found: dict[str, str | None] = {}
+    for key in PLACES:
+        declared = SETTINGS[key]
+        text, source = getattr(args, key), f"flag {declared.setting.flag}"
+        if text is None:
+            text, source = os.environ.get(declared.variable), f"variable {declared.variable}"
+        try:
+            found[key] = str(declared.setting.parse(text)) if text else None
+        except ValueError as exc:
+            raise ConfigError(f"{key} ({source}) cannot be {redact(repr(text))}") from exc
+    return found
+
+
 def _credentials(args: Namespace) -> Credentials | None:
     if args.token_file is not None:
         if args.username is not None or args.password_file is not None:
@@ -142,7 +194,7 @@ def _credentials(args: Namespace) -> Credentials | None:
 
 
 def _farewell(at: "PushProgress | None", *, is_dry: bool) -> str:
-    if at is None or at.doing in {"hashing", "comparing"} or is_dry:
+    if at is None or at.doing in {"hashing", "comparing", "looking"} or is_dry:
         return "interrupted; nothing was changed"
     left = at.bytes_total - at.bytes_done
     return (
@@ -157,12 +209,16 @@ def _told(report: "PushReport", *, is_dry: bool) -> str:
     if is_dry:
         manifest = ", and the manifest" if report.is_whole else "; the manifest would be written"
         return (
-            f"would push {files} files, {bytes_text(total)}, to {report.destination}:"
-            f" {bytes_text(sent)} to send ({report.files_sent} files),"
-            f" {bytes_text(kept)} there already ({report.files_kept} files){manifest}"
+            f"would push {_files(files)}, {bytes_text(total)}, to {report.destination}:"
+            f" {bytes_text(sent)} to send ({_files(report.files_sent)}),"
+            f" {bytes_text(kept)} there already ({_files(report.files_kept)}){manifest}"
         )
     return (
-        f"pushed {files} files, {bytes_text(total)}, to {report.destination}:"
-        f" {bytes_text(sent)} sent ({report.files_sent} files),"
-        f" {bytes_text(kept)} there already ({report.files_kept} files)"
+        f"pushed {_files(files)}, {bytes_text(total)}, to {report.destination}:"
+        f" {bytes_text(sent)} sent ({_files(report.files_sent)}),"
+        f" {bytes_text(kept)} there already ({_files(report.files_kept)})"
     )
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"

@@ -57,6 +57,7 @@ class AzDestination(BucketDestination):
     ) -> None:
         del limits
         api = AZContainers(web, account or AZAccount.of(None, None))
+        api.url(ref.netloc, None, {}, access)  # Or no container can be called that.
         prefix = ref.as_directory.decoded_path.removeprefix("/")
         writer = AZWriter(api, web, ref.netloc, access)
         super().__init__(writer, prefix, part_bytes=part_bytes, pause=pause)

@@ -191,6 +191,21 @@ class BucketDestination:
         """What people call it."""
         return self._writer.shown(self._prefix)
 
+    @property
+    def replaces_all(self) -> bool:
+        """What else lies there stays."""
+        return False
+
+    async def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small object that is there; see `Destination`."""
+        await self._patience(self._writer.check)
+        held = await self._look(path)
+        if held is None:
+            return None
+        if held.size > bytes_max:
+            return b""
+        return await self._patience(partial(self._writer.read, self._prefix + path, held))
+
     async def standing(self, parcel: Parcel) -> Standing:
         """Look what is there already; see `Destination`."""
         await self._patience(self._writer.check)
@@ -199,7 +214,9 @@ class BucketDestination:
             number for number, each in enumerate(held) if _is_same(parcel, number, each)
         )
         missing = sum(file.size for number, file in enumerate(parcel.files) if number not in kept)
-        is_whole = len(kept) == len(parcel.files) and await self._has_manifest(parcel)
+        is_whole = (
+            len(kept) == len(parcel.files) and not parcel.drops and await self._has_manifest(parcel)
+        )
         return Standing(kept, missing - await self._bytes_half_sent(parcel, kept), is_whole)
 
     async def push(
@@ -306,6 +323,7 @@ class _Push:
             await self._check_owner()
             if not all(there):
                 raise self._lost()
+            await self._drop()
             await self._leave_manifest()
         except DamselflyError:
             # A session or an object may have gone from under us: the journal tells whether.
@@ -455,6 +473,11 @@ class _Push:
         if not self._is_forgotten:
             await self._patience(partial(self._writer.delete, self._prefix + MANIFEST_NAME))
             self._is_forgotten = True
+
+    async def _drop(self) -> None:
+        for path in self._parcel.drops:
+            await self._forget_manifest()
+            await self._patience(partial(self._writer.delete, self._prefix + path))
 
     async def _leave_manifest(self) -> None:
         data = self._parcel.manifest.canonical()

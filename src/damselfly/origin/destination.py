@@ -35,6 +35,8 @@ class Parcel:
     files: tuple[LocalFile, ...]
     sha256: tuple[str, ...]
     manifest: Manifest
+    drops: tuple[str, ...] = ()
+    """Files of the destination that have to go before the manifest comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,20 @@ class Destination(Protocol):
     @property
     def shown(self) -> str:
         """What people call it: no secrets."""
+        ...
+
+    @property
+    def replaces_all(self) -> bool:
+        """Whether a push leaves nothing of what was there before."""
+        ...
+
+    async def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small file that is there; empty if it is larger, None if there is none.
+
+        Raises:
+            OriginDeniedError, OriginUnavailableError: as their names say.
+            UsageError: there is no such bucket, repository or registry, or it takes no push.
+        """
         ...
 
     async def standing(self, parcel: Parcel) -> Standing:

@@ -8,14 +8,18 @@ import importlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
 from damselfly.errors import UsageError
 from damselfly.model.ref import Ref
 from damselfly.origin.access import Access
+from damselfly.origin.az_account import AZAccount
+from damselfly.origin.clouds import Clouds
 from damselfly.origin.destination import Destination
 from damselfly.origin.port import OriginLimits
+from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
 
 _MAKERS = {
@@ -31,7 +35,9 @@ _EXTRAS = {"s3": "s3", "gs": "gs", "az": "az", "hf": "hf"}
 class Maker(Protocol):
     """Makes the destination for a ref; its class, as a rule."""
 
-    def __call__(self, ref: Ref, web: Web, access: Access, limits: OriginLimits) -> Destination:
+    def __call__(
+        self, ref: Ref, web: Web, access: Access, limits: OriginLimits, **where: object
+    ) -> Destination:
         """Make it; nothing is asked of anybody yet."""
         ...
 
@@ -65,10 +71,33 @@ def maker_for(ref: Ref) -> Maker:
         return cast("Maker", getattr(importlib.import_module(module), kind))
 
 
-def destination_for(ref: Ref, web: Web, access: Access, limits: OriginLimits) -> Destination:
-    """The destination for a ref that is not a local one; see `maker_for`."""
+def destination_for(
+    ref: Ref,
+    web: Web,
+    access: Access,
+    limits: OriginLimits,
+    *,
+    s3: S3Place | None = None,
+    clouds: Clouds | None = None,
+) -> Destination:
+    """The destination for a ref that is not a local one; see `maker_for`.
+
+    Raises:
+        UsageError, ConfigError: the ref makes no sense, or what it needs to be found lacks.
+    """
+    clouds = clouds or Clouds()
     maker = maker_for(ref)
     with _extra_needed(ref.scheme):
+        match ref.scheme:
+            case "s3":
+                maker = partial(maker, place=s3)
+            case "gs":
+                maker = partial(maker, endpoint=clouds.gs_endpoint)
+            case "az":
+                account = AZAccount.of(clouds.az_account, clouds.az_endpoint)
+                maker = partial(maker, account=account)
+            case _:
+                pass
         return maker(ref, web, access, limits=limits)
 
 

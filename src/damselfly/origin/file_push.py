@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import local
 from typing import cast
 
-from damselfly.errors import OriginChangedError, StoreFullError, UsageError
+from damselfly.errors import OriginChangedError, OriginDeniedError, StoreFullError, UsageError
 from damselfly.model.chunker import CHUNK_BYTES_MAX
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME, ManifestFile
@@ -56,6 +56,39 @@ class DirectoryPush:
             with _locked(self._target), _scratch(self._target):
                 yield
 
+    def check(self) -> None:
+        """Say what would refuse a push, as far as that is seen without writing.
+
+        Raises:
+            UsageError: a file is in the way, or another push is writing there.
+            OriginDeniedError: it cannot be written to.
+        """
+        with self._writing():
+            there = next(
+                place for place in (self._target, *self._target.parents) if os.path.lexists(place)
+            )
+            if not there.is_dir():
+                raise UsageError(f"pushing to {self._target}: {there} is not a directory")
+            state = os.statvfs(there)
+            # What the kernel only shows has no blocks, and takes no files whoever asks.
+            is_shown = there != self._target and not (state.f_blocks or state.f_files)
+            is_fixed = is_shown or bool(state.f_flag & os.ST_RDONLY)
+            if is_fixed or not os.access(there, os.W_OK | os.X_OK):
+                raise OriginDeniedError(f"writing to {self._target}: {there} takes no files")
+            if there == self._target:
+                with _locked(there):
+                    pass
+
+    def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small file that is there; empty if it is larger, None if there is none."""
+        there = self._target / path
+        with self._writing():
+            if not os.path.lexists(there):
+                return None
+            if not there.is_file() or there.stat().st_size > bytes_max:
+                return b""
+            return there.read_bytes()
+
     def standing(self, parcel: Parcel, advance: Advance) -> Standing:
         """Compare what is there with a parcel; `advance` is told of what was compared.
 
@@ -69,7 +102,9 @@ class DirectoryPush:
                 if self._is_itself(parcel, file) or self._is_there(file, content, threads, advance):
                     kept.add(number)
         missing = sum(file.size for at, file in enumerate(parcel.files) if at not in kept)
-        is_whole = len(kept) == len(parcel.files) and self._has_manifest(parcel)
+        is_whole = (
+            len(kept) == len(parcel.files) and not parcel.drops and self._has_manifest(parcel)
+        )
         return Standing(frozenset(kept), missing, is_whole)
 
     def push(self, parcel: Parcel, standing: Standing, advance: Advance) -> None:
@@ -87,6 +122,9 @@ class DirectoryPush:
             for file in parcel.files:
                 with tree.opened(file):  # It is what was hashed, or the manifest would lie.
                     pass
+            for path in parcel.drops:
+                self._forget()
+                (self._target / path).unlink(missing_ok=True)
             self._leave(parcel)
 
     # --- what is there ------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class GSDestination(BucketDestination):
         del limits
         tokens = CloudTokens("gs://", GoogleCredentials(WRITE))
         api = GSBuckets(web, endpoint_of(endpoint), tokens)
+        api.bucket_url(ref.netloc, {})  # Or no bucket can be called that.
         prefix = ref.as_directory.decoded_path.removeprefix("/")
         writer = GSWriter(api, web, ref.netloc, prefix, access, pause)
         super().__init__(writer, prefix, part_bytes=part_bytes, pause=pause)

@@ -210,8 +210,8 @@ def refusal(
         case 401, _ if not has_token:
             return OriginDeniedError(
                 f"{said}: {place.shown} is private, or there is none of that name: show a token"
-                " that may read it (HF_TOKEN where the agent asks for itself, the volume's secret"
-                " where a pod does)"
+                " that may read it (with a command --token-file; where the agent asks for itself"
+                " HF_TOKEN, or its --credentials file; where a pod does, the volume's secret)"
             )
         case ((401 | 403), _):
             return OriginDeniedError(

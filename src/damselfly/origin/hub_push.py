@@ -13,6 +13,7 @@ repeat addresses with signatures in them, so none is passed on.
 import asyncio
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from damselfly.origin import tree
 from damselfly.origin.access import OWN, Access
 from damselfly.origin.destination import Parcel, Standing
 from damselfly.origin.hub_api import Entry, HubAPI, refusal
-from damselfly.origin.hub_environment import HubEnvironment
+from damselfly.origin.hub_environment import ENDPOINT, HubEnvironment
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.threads import Threads
 from damselfly.origin.tree import LocalFile
@@ -52,6 +53,8 @@ TOGETHER_BYTES_MAX = 8 << 20
 MESSAGE = "Push with Damselfly"
 
 _READ_BYTES = 1 << 20
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \(([45][0-9]{2})\b", re.ASCII)
+"""Xet's errors are texts, with addresses in them: nothing but the status is taken."""
 _SINGULAR: Mapping[str, Literal["model", "dataset", "space"]] = {
     "models": "model",
     "datasets": "dataset",
@@ -90,17 +93,32 @@ class HubDestination:
         """What people call it."""
         return self._ref.safe
 
+    @property
+    def replaces_all(self) -> bool:
+        """What else lies there stays."""
+        return False
+
+    async def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small file that is there; see `Destination`."""
+        commit, place = await self._found(), self._place
+        try:
+            listed = await self._api.tree(
+                place, commit, self._access, inside=place.inside, is_deep=False
+            )
+        except OriginNotFoundError:
+            return None  # There is no such directory.
+        inside = self._path(path)
+        there = next((entry for entry in listed if entry.path == inside), None)
+        if there is None:
+            return None
+        if there.size > bytes_max:
+            return b""
+        return await self._api.small(place, commit, inside, self._access, bytes_max)
+
     async def standing(self, parcel: Parcel) -> Standing:
         """Look what the branch has already; see `Destination`."""
-        _library()
         place = self._place
-        try:
-            self._commit = await self._api.commit(place, self._access)
-        except OriginNotFoundError as exc:
-            raise UsageError(
-                f"pushing to {self.shown}: the repository or the branch {place.revision} has to be"
-                " made first, at the hub or with its own `hf repos create`"
-            ) from exc
+        self._commit = await self._found()
         try:
             listed = await self._api.tree(place, self._commit, self._access, inside=place.inside)
         except OriginNotFoundError:
@@ -115,7 +133,8 @@ class HubDestination:
             if there.sha256 is None
             else there.sha256 == hashlib.sha256(manifest).hexdigest()
         )
-        return Standing(kept, sum(file.size for file in missing), not missing and is_there)
+        is_whole = not missing and is_there and not parcel.drops
+        return Standing(kept, sum(file.size for file in missing), is_whole)
 
     async def push(self, parcel: Parcel, standing: Standing, advance: Tell) -> None:
         """Send what is missing, and commit; see `Destination`."""
@@ -143,6 +162,18 @@ class HubDestination:
         """End the thread."""
         self._threads.close()
 
+    async def _found(self) -> str:
+        """The commit that the branch is now."""
+        _library()
+        place = self._place
+        try:
+            return await self._api.commit(place, self._access)
+        except OriginNotFoundError as exc:
+            raise UsageError(
+                f"pushing to {self.shown}: the repository or the branch {place.revision} has to be"
+                " made first, at the hub or with its own `hf repos create`"
+            ) from exc
+
     # --- in a thread ----------------------------------------------------------------------------
 
     def _kept(self, parcel: Parcel, entries: Mapping[str, Entry]) -> frozenset[int]:
@@ -167,7 +198,10 @@ class HubDestination:
         library = _library()
         place = self._place
         doing = f"pushing to {self.shown}"
-        with self._told(doing, has_token=access.token is not None):
+        with (
+            _without_xet(library, is_off=self._api.endpoint != ENDPOINT),
+            self._told(doing, has_token=access.token is not None),
+        ):
             client = library.HfApi(endpoint=self._api.endpoint, token=access.token or False)
             where = {
                 "repo_id": place.repository,
@@ -196,10 +230,14 @@ class HubDestination:
             manifest = library.CommitOperationAdd(
                 path_in_repo=self._path(MANIFEST_NAME), path_or_fileobj=parcel.manifest.canonical()
             )
+            dropped = [
+                library.CommitOperationDelete(path_in_repo=self._path(path))
+                for path in parcel.drops
+            ]
             for file in missing:
                 _check_unchanged(file)
             client.create_commit(
-                operations=[*additions, manifest],
+                operations=[*additions, *dropped, manifest],
                 commit_message=MESSAGE,
                 parent_commit=commit,
                 **where,
@@ -225,12 +263,18 @@ class HubDestination:
                 break
             exc = exc.__cause__
         status = _status_of(exc)
+        said = f"{doing}: the hub answered {status}"
+        if not status and (match := _XET_STATUS.search(str(exc))):
+            status = int(match[1])
+            said = (
+                f"{doing}: the hub's client was answered {status} while it sent files by Xet"
+                " (HF_HUB_DISABLE_XET=1 in the environment has it send them otherwise)"
+            )
         if not status:
             if isinstance(exc, ValueError):
                 return RemoteProtocolError(f"{doing}: the hub's client refuses what it is given")
             return OriginUnavailableError(f"{doing}: {type(exc).__name__} of the hub's client")
         headers = cast("Mapping[str, str]", getattr(getattr(exc, "response", None), "headers", {}))
-        said = f"{doing}: the hub answered {status}"
         page = f"{self._api.endpoint}/{self._place.shown}"
         code = headers.get("X-Error-Code", "")
         told = refusal(status, code, self._place, said, has_token=has_token, page=page)
@@ -251,6 +295,21 @@ class HubDestination:
                 return OriginUnavailableError(said)
             case _:
                 return RemoteProtocolError(said)
+
+
+@contextmanager
+def _without_xet(library: ModuleType, *, is_off: bool) -> Generator[None]:
+    """Mirrors and other hubs speak no Xet, and the client gives up where it finds none.
+
+    It reads its constant whenever it sends; the user's environment stays as it is.
+    """
+    constants = library.constants
+    was_off = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = was_off or is_off
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = was_off
 
 
 def _library() -> ModuleType:

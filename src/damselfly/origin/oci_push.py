@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from damselfly.errors import (
     DigestMismatchError,
+    ManifestError,
     OriginNotFoundError,
     OriginUnavailableError,
     UsageError,
@@ -32,6 +33,8 @@ from damselfly.origin.oci_manifest import (
     OCI_MANIFEST_BYTES_MAX,
     Blob,
     Layer,
+    OCIArtifact,
+    parse_oci_manifest,
 )
 from damselfly.origin.oci_session import BlobSession, Read, check_answer, has_blob
 from damselfly.origin.patience import Patience, Sleep
@@ -77,6 +80,33 @@ class OCIDestination:
     def shown(self) -> str:
         """What people call it."""
         return self._name.shown
+
+    @property
+    def replaces_all(self) -> bool:
+        """An artifact has its own files and no others."""
+        return True
+
+    async def small(self, path: str, bytes_max: int) -> bytes | None:
+        """Read a small file that the tag has now; see `Destination`."""
+        try:
+            body = await self._patiently(self._tagged)
+        except OriginNotFoundError:
+            return None
+        try:
+            artifact = parse_oci_manifest(body, self.shown)
+        except (ManifestError, UsageError):
+            return None  # Somebody else's: it is replaced whatever it is.
+        layers = artifact.layers if isinstance(artifact, OCIArtifact) else ()
+        blob = next((layer.blob for layer in layers if layer.path == path), None)
+        if blob is None:
+            return None
+        if blob.size > bytes_max:
+            return b""
+        read = partial(self._registry.blob, self._name, blob, self._access)
+        try:
+            return await self._patiently(read)
+        except OriginNotFoundError:
+            return None
 
     async def standing(self, parcel: Parcel) -> Standing:
         """Look what is there already; see `Destination`."""
@@ -135,24 +165,23 @@ class OCIDestination:
 
     async def _is_whole(self, parcel: Parcel) -> bool:
         artifact = await asyncio.to_thread(_Artifact.of, self._name, parcel)
-
-        async def tagged() -> bytes:
-            answer = await self._registry.send(
-                "GET",
-                self._manifest_place,
-                self._name,
-                self._access,
-                actions=PUSH,
-                headers={"Accept": ", ".join(ACCEPTED)},
-                bytes_max=OCI_MANIFEST_BYTES_MAX,
-            )
-            check_answer(answer, f"getting the manifest of {self.shown}")
-            return answer.body
-
         try:
-            return await self._patiently(tagged) == artifact.manifest
+            return await self._patiently(self._tagged) == artifact.manifest
         except OriginNotFoundError:
             return False
+
+    async def _tagged(self) -> bytes:
+        answer = await self._registry.send(
+            "GET",
+            self._manifest_place,
+            self._name,
+            self._access,
+            actions=PUSH,
+            headers={"Accept": ", ".join(ACCEPTED)},
+            bytes_max=OCI_MANIFEST_BYTES_MAX,
+        )
+        check_answer(answer, f"getting the manifest of {self.shown}")
+        return answer.body
 
     async def _tag(self, artifact: "_Artifact") -> None:
         answer = await self._registry.send(

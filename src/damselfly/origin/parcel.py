@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Lock
@@ -30,8 +30,9 @@ _THREADS = 4
 
 Advance = Callable[[str, int], None]
 """Is told of bytes of a file that are done with, by one thread at a time; may raise to stop it."""
-Sign = Callable[[str, Sequence[tuple[str, str]]], bytes]
-"""Makes a signature over the directory's name and each file's path and SHA-256 (hex)."""
+Sign = Callable[[str, Sequence[tuple[str, str]], bytes | None], bytes]
+"""Makes a signature over the directory's name and each file's path and SHA-256 (hex), or gives back
+the old one if it is as good: a new one would make another artifact of the same files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Survey:
     directory: Path
     files: tuple[LocalFile, ...]
     plan: Plan
+
+    @property
+    def has_signature(self) -> bool:
+        """Whether a signature is one of the files."""
+        return any(file.path == SIGNATURE_NAME for file in self.files)
 
     @classmethod
     def of(cls, directory: Path, *, is_signed: bool = False) -> "Survey":
@@ -62,8 +68,17 @@ class Survey:
 
 
 @contextmanager
-def packed(survey: Survey, advance: Advance, sign: Sign | None = None) -> Generator[Parcel]:
+def packed(
+    survey: Survey,
+    advance: Advance,
+    sign: Sign | None = None,
+    *,
+    signature: bytes | None = None,
+    drops: tuple[str, ...] = (),
+) -> Generator[Parcel]:
     """Hash the files that were surveyed; the parcel can be sent while the context is entered.
+
+    `signature` is what the destination has of an earlier push.
 
     Raises:
         OriginChangedError: a file was written to since, or meanwhile.
@@ -71,13 +86,15 @@ def packed(survey: Survey, advance: Advance, sign: Sign | None = None) -> Genera
     """
     hashed = hash_files(survey.files, survey.plan.files, advance)
     if sign is None:
-        yield _sealed(survey.directory, survey.files, survey.plan.files, hashed)
+        parcel = _sealed(survey.directory, survey.files, survey.plan.files, hashed)
+        yield replace(parcel, drops=drops)
         return
     pairs = zip(survey.files, hashed, strict=True)
-    signature = sign(survey.directory.name, [(file.path, each.sha256) for file, each in pairs])
+    named = [(file.path, each.sha256) for file, each in pairs]
+    made = sign(survey.directory.name, named, signature)
     with tempfile.TemporaryDirectory(prefix="damselfly-push-") as scratch:
         place = Path(scratch) / SIGNATURE_NAME
-        place.write_bytes(signature)
+        place.write_bytes(made)
         file = tree.look_at(SIGNATURE_NAME, place)
         planned = tree.plan_file(file)
         hashed += hash_files((file,), (planned,), _not_told)

@@ -160,6 +160,7 @@ class S3API:
             OriginChangedError, RemoteProtocolError: as S3's error codes say.
         """
         failure: DamselflyError | None = None
+        signer = S3Signer(None, "")
         for _ in range(_TRIES):
             region = self._region(bucket)
             signer = S3Signer(await self._keys(access), region)
@@ -184,6 +185,9 @@ class S3API:
                 continue
             break
         assert failure is not None, "there is a first try"
+        if isinstance(failure, OriginDeniedError) and signer.keys is None:
+            lacks = "no keys were found" if access.is_own else "no keys were given"
+            raise OriginDeniedError(f"{failure} (asked unsigned: {lacks})")
         raise failure
 
     # --- keys and regions -----------------------------------------------------------------------

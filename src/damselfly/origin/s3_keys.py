@@ -92,7 +92,13 @@ class OwnKeys:
         try:
             session_module = importlib.import_module("botocore.session")
             exceptions = importlib.import_module("botocore.exceptions")
-        except ImportError:
+        except ImportError as exc:
+            named = next((name for name in (*_PROFILES, *_SOURCES) if said(name)), None)
+            if named is not None:  # Somebody wants keys: to ask without would hide that.
+                raise ConfigError(
+                    f"finding keys for S3: the environment has {named}, and what reads it is not"
+                    " installed: pip install 'damselfly[s3]'"
+                ) from exc
             logger.info("s3.no_sdk", extra={"needs": "the extra damselfly[s3]"})
             return None
         try:

@@ -54,7 +54,9 @@ class S3Destination(BucketDestination):
         part_bytes: int = PART_BYTES,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        api = S3API(web, limits, place or S3Place.of())
+        place = place or S3Place.of()
+        place.url(place.first_region, ref.netloc)  # Or no bucket can be called that.
+        api = S3API(web, limits, place)
         prefix = ref.as_directory.decoded_path.removeprefix("/")
         super().__init__(
             S3Writer(api, web, ref.netloc, access), prefix, part_bytes=part_bytes, pause=pause

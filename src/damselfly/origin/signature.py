@@ -142,6 +142,13 @@ def is_installed() -> bool:
     return importlib.util.find_spec("model_signing") is not None
 
 
+def lacking(error: ImportError) -> str:
+    """What is not there, or there and broken."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name}"
+    return f"the package {error.name or 'model_signing'}, which is installed and broken"
+
+
 def signer(key: Path, passphrase: str | None) -> "Sign":
     """What signs with a private key (PEM, on one of the NIST curves); the key is read now.
 
@@ -150,24 +157,59 @@ def signer(key: Path, passphrase: str | None) -> "Sign":
     """
     try:
         from model_signing._signing import sign_ec_key  # noqa: PLC0415 - takes two seconds
-    except ModuleNotFoundError as exc:
-        raise UsageError(f"signing needs the package {exc.name}: {INSTALL}") from None
+    except ImportError as exc:
+        raise UsageError(f"signing needs {lacking(exc)}: {INSTALL}") from exc
     doing = f"reading the key {key}"
     try:
         if key.stat().st_size > KEY_BYTES_MAX:
             raise UsageError(f"{doing}: it is longer than {KEY_BYTES_MAX} bytes")
         word: Any = passphrase.encode() if passphrase else None  # Typed as text, and taken as bytes
         made = sign_ec_key.Signer(key, word)
+        public = _public_of(key.read_bytes(), word)
     except TypeError:  # From cryptography: one of the two is there without the other.
         need = "needs none" if passphrase else "has a passphrase: set $DAMSELFLY_SIGN_PASSPHRASE"
         raise UsageError(f"{doing}: it {need}") from None
     except (OSError, ValueError, AttributeError) as exc:
         raise UsageError(f"{doing}: it is no usable key (PEM, on P-256, P-384 or P-521)") from exc
 
-    def sign(name: str, files: Sequence[tuple[str, str]]) -> bytes:
-        return _signed(made, name, files)
+    trust = Trust(Method.KEY, (public,))
+
+    def sign(name: str, files: Sequence[tuple[str, str]], old: bytes | None) -> bytes:
+        new = _signed(made, name, files)
+        return old if old is not None and _is_as_good(old, new, trust, files) else new
 
     return sign
+
+
+def _is_as_good(old: bytes, new: bytes, trust: Trust, files: Sequence[tuple[str, str]]) -> bool:
+    """Whether an older signature is over the same files, and by the same key."""
+    signed = _resources(new)
+    if signed is None or _resources(old) != signed:
+        return False
+    try:
+        verify(old, trust, dict(files))
+    except SignatureError:
+        return False
+    return True
+
+
+def _resources(signature: bytes) -> object:
+    """What a signature says of the files, whether that is true or not; None: it is none."""
+    try:
+        payload = json.loads(signature)["dsseEnvelope"]["payload"]
+        return json.loads(base64.b64decode(payload))["predicate"]["resources"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+
+
+def _public_of(private: bytes, word: bytes | None) -> bytes:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+
+    return (
+        serialization.load_pem_private_key(private, word)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
 
 
 def _signed(made: Any, name: str, files: Sequence[tuple[str, str]]) -> bytes:  # noqa: ANN401 - untyped

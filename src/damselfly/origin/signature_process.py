@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from damselfly.errors import SignatureError
 from damselfly.model.statement import SIGNATURE_NAME, Statement
-from damselfly.origin.signature import INSTALL, Method, fingerprint
+from damselfly.origin.signature import INSTALL, Method, fingerprint, lacking
 
 MEMORY_BYTES_MAX = 4 << 30
 """Of addresses; it uses 100 MiB, and a signature of 16 MiB ten times its size."""
@@ -47,8 +47,8 @@ def answered(question: Question) -> dict[str, str]:
         statement.check(question["digests"], question["others"], is_whole=question["is_whole"])
     except SignatureError as exc:
         return {"refused": f"{SIGNATURE_NAME}: {exc}"}
-    except ModuleNotFoundError as exc:
-        return {"refused": f"verifying needs the package {exc.name}: {INSTALL}"}
+    except ImportError as exc:
+        return {"refused": f"verifying needs {lacking(exc)}: {INSTALL}"}
     # It was written by a stranger, and libraries raise whatever they like about it.
     except Exception as exc:
         return {"refused": f"{SIGNATURE_NAME} is not by whom is trusted: {_reason(exc)}"}
@@ -56,6 +56,10 @@ def answered(question: Question) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ValueError) and str(error).startswith("Key mismatch"):
+        return "another key made it"
+    if type(error).__name__ == "InvalidSignature":
+        return "it does not fit what it signs"
     text = " ".join(f"{type(error).__name__} {error}".split())
     return "".join(char for char in text if char.isprintable())[:_REASON_CHARS_MAX]
 
@@ -76,7 +80,7 @@ def _opened(question: Question) -> tuple[Statement, str]:
             try:
                 with _in_memory(f"trusted-{number}", material) as trusted:
                     manifest, who = _verifier(question, trusted)(place)
-            except ModuleNotFoundError:
+            except ImportError:
                 raise
             except Exception as exc:
                 failure = exc

@@ -85,7 +85,14 @@ def look(root: Path, path: str) -> LocalFile:
     location = Path(os.path.realpath(root / path))
     if not location.is_relative_to(os.path.realpath(root)):
         raise ManifestError(f"{path!r} in {root} is a link that leaves the directory: {location}")
-    return look_at(path, location)
+    try:
+        return look_at(path, location)
+    except OriginNotFoundError as exc:
+        if not (root / path).is_symlink():
+            raise
+        raise OriginNotFoundError(
+            f"{path!r} in {root} is a link to what is not there: {location}"
+        ) from exc
 
 
 def look_at(path: str, location: Path) -> LocalFile:
