@@ -8,7 +8,9 @@ A slow or broken origin is made by options: a rate per connection (by the kernel
 latency before each answer, and `--fail MODE`:
 
     429         the first COUNT reads of a file are refused with 429 and Retry-After
+    503         the first COUNT reads of a file are answered with a bare 503
     truncated   the first COUNT bodies end half-way, and so do their connections
+    stalled     the first COUNT bodies stop half-way, and nothing more comes until the client goes
     changed     a file has another ETag as soon as half of its bytes are sent
     denied      every read of a file gets 403
 
@@ -43,7 +45,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from bench.network import parse_rate
 
 STATS_PATH = "/__stats"
-FAILURES = ("429", "truncated", "changed", "denied")
+FAILURES = ("429", "503", "truncated", "stalled", "changed", "denied")
 _SO_MAX_PACING_RATE = 47  # not in the socket module; asm-generic/socket.h
 _HEAD_BYTES_MAX = 32 * 1024
 _SEND_BYTES = 1 << 20
@@ -73,6 +75,8 @@ class Stats:
     connections: int = 0
     bytes_by_path: Counter[str] = field(default_factory=Counter[str])
     requests_by_path: Counter[str] = field(default_factory=Counter[str])
+    reads_begun: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """Where bodies of files began; of an origin that fails now and then, for it has few."""
     failures_left: int = 0
     busy: int = 0
     """Answers with 429 that `throttle` made."""
@@ -100,6 +104,11 @@ class Stats:
             self.failures_left -= 1
             return self.failures_left >= 0
 
+    def began(self, path: str, start: int) -> None:
+        """Note where a body begins."""
+        with self.lock:
+            self.reads_begun.append((path, start))
+
     def take_throttle(self, every: int) -> bool:
         """Note how a request keeps to the rests; tell whether it is one that begins another."""
         with self.lock:
@@ -123,6 +132,7 @@ class Stats:
                     "connections": self.connections,
                     "busy": self.busy,
                     "early_s": self.early_s,
+                    "reads_begun": self.reads_begun,
                     "bytes_by_path": self.bytes_by_path,
                     "requests_by_path": self.requests_by_path,
                 }
@@ -221,6 +231,9 @@ class _Connection:
         if fail == "429" and is_read and self._stats.take_failure():
             self._send(request, HTTPStatus.TOO_MANY_REQUESTS, b"later\n", "Retry-After: 1")
             return
+        if fail == "503" and is_read and self._stats.take_failure():
+            self._send(request, HTTPStatus.SERVICE_UNAVAILABLE, b"", counted=False)
+            return
         with place.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             size = status.st_size
@@ -251,8 +264,13 @@ class _Connection:
             )
             if not is_read:
                 return
-            if fail == "truncated" and stop - start > 1 and self._stats.take_failure():
+            if fail is not None:
+                self._stats.began(request.path, start)
+            breaks = fail in {"truncated", "stalled"} and stop - start > 1
+            if breaks and self._stats.take_failure():
                 self._send_body(request.path, file.fileno(), start, (start + stop) // 2)
+                if fail == "stalled":
+                    self._link.recv(1)  # Until it goes away.
                 raise _GoneError
             self._send_body(request.path, file.fileno(), start, stop)
 

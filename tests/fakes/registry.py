@@ -54,6 +54,8 @@ class FakeRegistry:
     opens_to_anybody: bool = True
     """Whether one without a password may pull."""
     redirects_blobs: bool = False
+    signature: str = "SIGNED-FOR-A-WHILE"
+    """By what addresses are signed that blobs are sent on to; no other one is taken."""
     has_ranges: bool = True
     token_lives_s: int | None = 300
     part_bytes_min: int | None = None
@@ -193,7 +195,7 @@ class FakeRegistry:
         if data is None:
             return web.Response(status=404)
         if self.redirects_blobs and request.method == "GET":
-            target = f"{self.blob_address}/{rest}?{urlencode({'signature': 'SIGNED-FOR-A-WHILE'})}"
+            target = f"{self.blob_address}/{rest}?{urlencode({'signature': self.signature})}"
             return web.Response(status=307, headers={"Location": target})
         return self._blob(request, rest, data)
 
@@ -209,9 +211,15 @@ class FakeRegistry:
         return web.Response(status=206, body=data[first : last + 1], headers=headers)
 
     async def _elsewhere(self, request: web.Request) -> web.StreamResponse:
-        self.asked_elsewhere.append(_noted(request))
+        asked = _noted(request)
+        self.asked_elsewhere.append(asked)
+        answer = self._signed_for(request)
+        asked.status = answer.status
+        return answer
+
+    def _signed_for(self, request: web.Request) -> web.Response:
         digest = request.path.lstrip("/")
-        if request.query.get("signature") != "SIGNED-FOR-A-WHILE" or digest not in self.blobs:
+        if request.query.get("signature") != self.signature or digest not in self.blobs:
             return web.Response(status=403)
         if request.method == "HEAD":
             return web.Response(status=403)  # Signed for GET, as buckets do it.

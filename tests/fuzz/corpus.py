@@ -61,6 +61,42 @@ _CLOUD_PAGES = (
     b"<Content-Length>5</Content-Length><Etag>0x8D</Etag></Properties></Blob></Blobs>"
     b"<NextMarker>m</NextMarker></EnumerationResults>",
 )
+_FOUND = [0, "0" * 64, "sha256:" + "0" * 64]
+_BUDGETS: tuple[dict[str, object], ...] = (
+    {"host": "h:80", "agent": "a:1", "requests": 3, "length": 9, "returned": 1, "rests_s": 2.5},
+    {"slots": [-0.5, 0.25], "length": 9, "length_in_s": 0.5, "rests_s": 1.0, "limited": True},
+    {"retry_after_s": 0.5, "limited": True},
+)
+_HASHES: tuple[dict[str, object], ...] = (
+    {"agent": "a:1", "boot": "0" * 32, "files": 8, "wanted": "/w==", "found": [_FOUND]},
+    {"agent": "a:1", "boot": "0" * 32, "files": 8, "wanted": "/w==", "reading": [[1, 5]]},
+    {"yours": [0, 3], "others": [1], "found": [_FOUND]},
+)
+_COMMIT = "0123456789" * 4
+_TREE = json.dumps(
+    [
+        {"type": "directory", "path": "d", "oid": _COMMIT, "size": 0},
+        {"type": "file", "path": "d/a", "oid": _COMMIT, "size": 7},
+        {
+            "type": "file",
+            "path": "b.bin",
+            "oid": _COMMIT,
+            "size": 9,
+            "lfs": {"oid": "0" * 64, "size": 9, "pointerSize": 130},
+        },
+    ]
+).encode()
+_HEAD = (
+    b'Link: <https://huggingface.co/api/models/org/name/tree/x?cursor=1>; rel="next"\n'
+    b"Location: https://cdn.test/x?Expires=1800000300&Signature=x\n"
+    b"X-Linked-Size: 7\nX-Linked-ETag: " + b'"' + b"0" * 64 + b'"'
+)
+_LAYER = {
+    "digest": "sha256:" + "0" * 64,
+    "size": 5,
+    "mediaType": "application/vnd.cncf.model.weight.v1.raw",
+    "annotations": {"org.cncf.model.filepath": "a.bin"},
+}
 _REQUEST = frames.frame(Kind.HEADERS, 5, 1, Encoder().encode(GET))
 _ANSWER = frames.frame(Kind.HEADERS, 4, 1, Encoder().encode(OK)) + frames.frame(
     Kind.DATA, 1, 1, b"body"
@@ -84,6 +120,39 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
     "listing": (_LISTING,),
     "bucket": (_PAGE, _PARTS, _REFUSAL, _JOURNAL),
     "messages": tuple(json.dumps(message).encode() for message in _MESSAGES),
+    "budgets": tuple(json.dumps(message).encode() for message in _BUDGETS),
+    "hashes": tuple(json.dumps(message).encode() for message in _HASHES),
+    "json_bounds": (b'{"a":[1,"[\\\\",{"b":"\\""}],"c":""}', b"[[[[]]]]", b"[[[[[]]]]]"),
+    "hub": (
+        b"\n\n" + _TREE,
+        b'\n\n{"sha": "' + _COMMIT.encode() + b'"}',
+        _HEAD + b"\n\n" + _TREE,
+        b"X-Error-Code: GatedRepo\n\n",
+    ),
+    "hub_ref": (
+        b"hf://org/name@main/sub/",
+        b"hf://datasets/org/name@refs/pr/3/a%20b",
+        b"hf://models/gpt2@v1.0",
+    ),
+    "oci": (
+        json.dumps({"schemaVersion": 2, "layers": [_LAYER]}).encode(),
+        json.dumps({"schemaVersion": 2, "manifests": [_LAYER]}).encode(),
+    ),
+    "challenge": (
+        b'Bearer realm="https://t.test/t",service="s",scope="repository:o/n:pull"\n\n'
+        b'{"token": "t", "expires_in": 60}',
+        b'Basic realm="r\\"", Bearer realm=x',
+    ),
+    "address": (
+        b"https://cdn.test/x?X-Amz-Date=20270115T075900Z&X-Amz-Expires=900&X-Amz-Signature=x",
+        b"/x?Expires=1800000300",
+        b"//h:8/x?se=2027-01-15T08:05:00Z",
+        b"?Policy=eyJTdGF0ZW1lbnQiOltdfQ__",
+        b"Wed, 21 Oct 2026 07:28:00 GMT",
+        b'"api";r=0;t=30',
+    ),
+    "answer": (_TREE, b'{"a": [1, 2.5, null, true, "x"]}'),
+    "signature": (b'{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}',),
     "wire_server": (_REQUEST, frames.frame(Kind.PING, 0, 0, bytes(8))),
     "wire_client": (_ANSWER, frames.frame(Kind.GOAWAY, 0, 0, bytes(8))),
     "field_block": (bytes(Encoder().encode(GET)), bytes(Encoder().encode(OK))),

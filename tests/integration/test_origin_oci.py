@@ -593,6 +593,103 @@ async def test_blobs_elsewhere_are_read_there_and_their_signatures_are_in_no_err
     assert "SIGNED" not in str(caught.value)
 
 
+async def two_chunks(registry: FakeRegistry, origin: OCIOrigin, access: Access) -> Plan:
+    """A plan of two spans that nobody has read from, and a registry that has seen nothing yet."""
+    registry.add_model("org/model", "v1", {"a.bin": bytes(8 << 20)})
+    plan = (await origin.resolve(ref_of(registry), access)).plan
+    assert plan.chunk_count == 2
+    registry.asked.clear()
+    return plan
+
+
+async def test_where_a_registry_sends_spans_is_remembered_and_sees_no_token(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.wants, registry.redirects_blobs = "bearer", True
+    plan = await two_chunks(registry, origin, USER)
+
+    for index in (0, 1, 1):
+        await read(origin, plan, index, USER)
+
+    assert [(each.method, each.status) for each in registry.asked] == [("GET", 307)]
+    assert [each.authorization for each in registry.asked_elsewhere] == [""] * 3
+
+
+async def test_spans_that_begin_at_once_are_sent_on_once(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.redirects_blobs = True
+    plan = await two_chunks(registry, origin, ANONYMOUS)
+
+    await pulled(origin, plan)
+
+    assert len(registry.asked) == 1
+    assert len(registry.asked_elsewhere) == 2
+
+
+async def test_a_registry_that_sends_blobs_itself_is_asked_once_for_each_span(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    plan = await two_chunks(registry, origin, ANONYMOUS)
+
+    for index in (0, 1, 1):
+        await read(origin, plan, index)
+
+    assert [(each.method, each.status) for each in registry.asked] == [("GET", 206)] * 3
+
+
+async def test_where_spans_were_sent_is_found_anew_once_when_it_has_expired(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.redirects_blobs = True
+    plan = await two_chunks(registry, origin, ANONYMOUS)
+    await read(origin, plan, 0)
+    registry.asked.clear()
+    registry.asked_elsewhere.clear()
+    registry.signature = "SIGNED-LATER"
+
+    for index in (0, 1):
+        await read(origin, plan, index)
+
+    assert len(registry.asked) == 1
+    assert [each.status for each in registry.asked_elsewhere] == [403, 206, 206]
+
+
+async def test_one_who_may_no_longer_read_proves_nothing_by_what_is_remembered(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.redirects_blobs = True
+    plan = await two_chunks(registry, origin, ANONYMOUS)
+    await read(origin, plan, 0)
+    registry.asked_elsewhere.clear()
+
+    async def refuse_to_read(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=403) if request.method == "GET" else None
+
+    registry.hook = refuse_to_read
+
+    await read(origin, plan, 1)  # Until the address ends, and it was theirs.
+    with pytest.raises(OriginDeniedError):
+        await origin.prove(Ref.parse(plan.ref), plan.files[0], ANONYMOUS)
+
+    assert len(registry.asked_elsewhere) == 1
+
+
+async def test_nobody_is_sent_where_somebody_else_was(
+    registry: FakeRegistry, origin: OCIOrigin
+) -> None:
+    registry.wants, registry.opens_to_anybody, registry.redirects_blobs = "bearer", False, True
+    plan = await two_chunks(registry, origin, USER)
+    await read(origin, plan, 0, USER)
+    registry.asked_elsewhere.clear()
+
+    for stranger in (ANONYMOUS, OTHER):
+        with pytest.raises(OriginDeniedError):
+            await read(origin, plan, 0, stranger)
+
+    assert registry.asked_elsewhere == []
+
+
 async def test_a_registry_without_ranges_works(registry: FakeRegistry, origin: OCIOrigin) -> None:
     registry.has_ranges = False
     registry.add_model("org/model", "v1", FILES)

@@ -93,7 +93,9 @@ class HubRef:
 
     def ref_at(self, commit: str, *, is_directory: bool) -> str:
         """The same at a commit, as a ref: with a slash at the end if it is a directory."""
-        is_plain = self.kind == _KINDS[0] and "/" in self.repository
+        organisation = self.repository.rpartition("/")[0]
+        # One that is called like a kind would be read as that.
+        is_plain = self.kind == _KINDS[0] and organisation not in {"", *_KINDS}
         place = self.repository if is_plain else f"{self.kind}/{self.repository}"
         inside = f"/{quote(self.inside, safe=_PATH_SAFE)}" if self.inside else ""
         return f"hf://{place}@{commit}{inside}" + ("/" if is_directory else "")

@@ -237,7 +237,9 @@ def _next(answer: Answer, endpoint: str, doing: str) -> str:
     url = str(redirected(URL(answer.url, encoded=True), match[1], doing))
     if not is_below(url, endpoint):
         host = urlsplit(url).netloc
-        raise RemoteProtocolError(f"{doing}: the next page is said to be on another host, {host}")
+        raise RemoteProtocolError(
+            f"{doing}: the next page is said to be on another host, {host[:120]!a}"
+        )
     return url
 
 

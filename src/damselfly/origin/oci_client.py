@@ -16,6 +16,7 @@ from damselfly.origin.access import ANONYMOUS, Access
 from damselfly.origin.bearer import PULL, Asking, Tokens
 from damselfly.origin.oci_manifest import ACCEPTED, OCI_MANIFEST_BYTES_MAX, Blob
 from damselfly.origin.oci_name import OCIName
+from damselfly.origin.renewed import Renewed
 from damselfly.origin.web import Answer, Body, HTTPStream, Wanted, Web, check_status
 
 
@@ -34,6 +35,7 @@ class Registry:
         self._web = web
         self._insecure = insecure
         self._tokens = Tokens(web)
+        self._renewed = Renewed(web)
 
     def place(self, name: OCIName) -> str:
         """The URL below which a repository has everything."""
@@ -132,11 +134,21 @@ class Registry:
 
     @asynccontextmanager
     async def span(
-        self, name: OCIName, blob: Blob, start: int, stop: int, access: Access
+        self,
+        name: OCIName,
+        blob: Blob,
+        start: int,
+        stop: int,
+        access: Access,
+        *,
+        is_proof: bool = False,
     ) -> AsyncGenerator[HTTPStream]:
-        """Read a span of a blob."""
+        """Read a span of a blob, where the registry sends one that it has elsewhere.
+
+        A proof trusts nothing that is remembered of that.
+        """
         async with AsyncExitStack() as stack:
-            yield await self._entered(stack, name, blob, start, stop, access)
+            yield await self._entered(stack, name, blob, start, stop, access, is_proof=is_proof)
 
     async def prove(self, name: OCIName, blob: Blob, access: Access) -> None:
         """Prove by a byte that `access` may read a blob now, whatever it might before."""
@@ -153,7 +165,7 @@ class Registry:
         if measured.is_html:
             raise OriginDeniedError(f"{name.shown}: a page was sent where a blob was asked for")
         data = bytearray(1)
-        async with self.span(name, blob, 0, 1, access) as stream:
+        async with self.span(name, blob, 0, 1, access, is_proof=True) as stream:
             await stream.readinto(memoryview(data))
 
     async def _entered(
@@ -164,6 +176,8 @@ class Registry:
         start: int,
         stop: int,
         access: Access,
+        *,
+        is_proof: bool,
     ) -> HTTPStream:
         asking = self._asking(name, access, PULL)
         url = self.blob_place(name, blob.digest)
@@ -175,7 +189,9 @@ class Registry:
             proof = await self._tokens.current(asking)
             wanted = Wanted(url, blob.size, blob.digest, start, stop, proof)
             try:
-                return await stack.enter_async_context(self._web.span(wanted))
+                return await stack.enter_async_context(
+                    self._renewed.span(wanted, is_proof=is_proof)
+                )
             except OriginDeniedError:
                 if is_last:
                     raise

@@ -191,18 +191,18 @@ def _path(entry: Mapping[str, object], blob: Blob, number: int) -> str | None:
     if kind.startswith(_MODEL_LAYERS):
         if not kind.endswith(".raw"):
             raise UnsupportedFormatError(
-                f"{shown} is {kind[:120]}: only raw layers are supported, each a file of its own"
+                f"{shown} is {kind[:120]!a}: only raw layers are supported, each a file of its own"
                 " (application/vnd.cncf.model.weight.v1.raw), not archives"
             )
     elif kind in _ARCHIVES or notes.get(UNPACK) == "true":
         raise UnsupportedFormatError(
-            f"{shown} is a directory or an image layer that was packed ({kind[:120]}): only layers"
-            " that are files are supported; push the files one by one"
+            f"{shown} is a directory or an image layer that was packed ({kind[:120]!a}): only"
+            " layers that are files are supported; push the files one by one"
         )
     if not path:
         raise ManifestError(
-            f"{shown} ({kind[:120]}) does not say which file it is, by {FILE_PATH} or {TITLE}: this"
-            " is no model artifact"
+            f"{shown} ({kind[:120]!a}) does not say which file it is, by {FILE_PATH} or {TITLE}:"
+            " this is no model artifact"
         )
     return path
 

@@ -4,6 +4,10 @@ Hubs and registries keep large files on other hosts: who asks for one is sent to
 carries a signature, and is good for minutes. It is remembered for each file and each asker, so a
 span costs one request and not two, until it expires, breaks off or is refused.
 
+A hub says more of a file beside its redirect, so it is asked for that first. A registry says
+nothing: a span is read at the lasting address, and where that led is remembered. So one that sends
+its files itself is asked nothing besides.
+
 Rule 1: a remembered address that is refused is asked for anew, once. What refuses a new one means
 it: that is an error, and never a loop.
 
@@ -31,8 +35,10 @@ from typing import cast
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakValueDictionary
 
+from yarl import URL
+
 from damselfly.errors import DamselflyError, OriginDeniedError, OriginNotFoundError
-from damselfly.origin.access import Authorizer
+from damselfly.origin.access import ANONYMOUS, Authorizer
 from damselfly.origin.web import AnsweredError, HTTPStream, Wanted, Web
 
 ADDRESSES_MAX = 2048
@@ -80,11 +86,12 @@ class Renewed:
 
     @asynccontextmanager
     async def span(
-        self, wanted: Wanted, ask: Ask, *, is_proof: bool = False
+        self, wanted: Wanted, ask: Ask | None = None, *, is_proof: bool = False
     ) -> AsyncGenerator[HTTPStream]:
         """Read a span; `wanted` has the lasting address and who asks, `ask` finds a signed one.
 
-        A proof trusts nothing that is remembered. Raises what `Web.span` and `ask` do.
+        Without `ask` it is found where the lasting address leads. A proof trusts nothing that is
+        remembered. Raises what `Web.span` and `ask` do.
         """
         async with AsyncExitStack() as stack:
             stream, address = await self._entered(stack, wanted, ask, is_proof=is_proof)
@@ -95,43 +102,61 @@ class Renewed:
                 raise
 
     async def _entered(
-        self, stack: AsyncExitStack, wanted: Wanted, ask: Ask, *, is_proof: bool
+        self, stack: AsyncExitStack, wanted: Wanted, ask: Ask | None, *, is_proof: bool
     ) -> tuple[HTTPStream, Address]:
         key = (wanted.url, wanted.access)
         refused: Address | None = None
         while True:
-            address, is_new = await self._address(key, ask, refused, is_proof=is_proof)
+            # Those who come at once wait here for the one who finds it out.
+            async with self._lock(key):
+                address = None if is_proof else self._usable(key, refused)
+                is_new = address is None
+                if address is None and ask is None:
+                    return await self._followed(stack, wanted)
+                if address is None and ask is not None:
+                    address = self._remember(key, await ask())
+            assert address is not None
             at = replace(wanted, url=address.url, access=address.access)
             try:
                 return await stack.enter_async_context(self._web.span(at)), address
             except _REFUSALS as exc:
                 self._forget(key, address)
-                if is_new or refused is not None:
+                is_lasting = ask is None and address.url == wanted.url
+                if is_new or is_lasting or refused is not None:
                     raise _meant(exc) from exc.__cause__
                 refused = address
             except DamselflyError:
                 self._forget(key, address)
                 raise
 
-    async def _address(
-        self, key: _Key, ask: Ask, refused: Address | None, *, is_proof: bool
-    ) -> tuple[Address, bool]:
-        """An address, and whether it was asked for just now."""
+    async def _followed(self, stack: AsyncExitStack, wanted: Wanted) -> tuple[HTTPStream, Address]:
+        """Read at the lasting address, and remember where it led."""
+        key = (wanted.url, wanted.access)
+        stream = await stack.enter_async_context(self._web.span(wanted))
+        # What sends a file whole goes on from where it is parked, by the address that it has there.
+        place = wanted.url if stream.body.is_whole else stream.body.place
+        is_same = URL(place, encoded=True).origin() == URL(wanted.url, encoded=True).origin()
+        return stream, self._remember(key, Address(place, wanted.access if is_same else ANONYMOUS))
+
+    def _lock(self, key: _Key) -> asyncio.Lock:
         lock = self._asking.get(key)
         if lock is None:
             lock = self._asking[key] = asyncio.Lock()
-        async with lock:
-            known = self._known.get(key)
-            is_usable = known is not None and known.until_s > self._wall_s()
-            if known is not None and is_usable and known.address is not refused and not is_proof:
-                self._known.move_to_end(key)
-                return known.address, False
-            address = await ask()
-            self._known[key] = _Known(address, expiry_of(address.url, self._wall_s()))
-            self._known.move_to_end(key)
-            if len(self._known) > ADDRESSES_MAX:
-                self._known.popitem(last=False)
-            return address, True
+        return lock
+
+    def _usable(self, key: _Key, refused: Address | None) -> Address | None:
+        known = self._known.get(key)
+        if known is None or known.until_s <= self._wall_s() or known.address is refused:
+            return None
+        self._known.move_to_end(key)
+        return known.address
+
+    def _remember(self, key: _Key, address: Address) -> Address:
+        self._known[key] = _Known(address, expiry_of(address.url, self._wall_s()))
+        self._known.move_to_end(key)
+        if len(self._known) > ADDRESSES_MAX:
+            self._known.popitem(last=False)
+        return address
 
     def _forget(self, key: _Key, address: Address) -> None:
         known = self._known.get(key)

@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,28 +60,28 @@ def _reason(error: Exception) -> str:
     return "".join(char for char in text if char.isprintable())[:_REASON_CHARS_MAX]
 
 
-def _in_memory(name: str, text: str) -> Path:
+@contextlib.contextmanager
+def _in_memory(name: str, text: str) -> Generator[Path]:
     """A file that lies on no disk, for libraries that read files: there may be none to write to."""
-    descriptor = os.memfd_create(name)
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
+    with os.fdopen(os.memfd_create(name), "wb", buffering=0) as file:
         file.write(base64.b64decode(text))
-    return Path(f"/proc/self/fd/{descriptor}")
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _opened(question: Question) -> tuple[Statement, str]:
     """What was signed, by whom; the first who is trusted and signed it."""
-    place = _in_memory(SIGNATURE_NAME, question["signature"])
     failure: Exception = SignatureError("nobody is trusted")
-    for number, material in enumerate(question["materials"]):
-        trusted = _in_memory(f"trusted-{number}", material)
-        try:
-            manifest, who = _verifier(question, trusted)(place)
-        except ModuleNotFoundError:
-            raise
-        except Exception as exc:
-            failure = exc
-        else:
-            return _stated(manifest), who
+    with _in_memory(SIGNATURE_NAME, question["signature"]) as place:
+        for number, material in enumerate(question["materials"]):
+            try:
+                with _in_memory(f"trusted-{number}", material) as trusted:
+                    manifest, who = _verifier(question, trusted)(place)
+            except ModuleNotFoundError:
+                raise
+            except Exception as exc:
+                failure = exc
+            else:
+                return _stated(manifest), who
     raise failure
 
 

@@ -700,6 +700,7 @@ class _Body:
         self.is_whole = is_whole
         self.asked_s = asked_s
         self.version = _version_of(answer)
+        self.place = str(answer.url)
         self._took = took
         self._fresh = 0
         """Bytes that came, and were not counted yet."""
