@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -79,6 +79,11 @@ class Workshop:
     signatures: Signatures = field(default_factory=Signatures)
     policy: str = "auto"
     """When origins are asked, where a pull does not say: `auto`, `never` or `always`."""
+
+    @cached_property
+    def possession(self) -> possession.Possession:
+        """One for all: who failed in a pull has failed for every volume."""
+        return possession.Possession(self.store, self.clock)
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
@@ -279,14 +284,13 @@ class Pull:
         """
         shop, plan = self._workshop, target.plan
         named = [number for number in sorted(files) if plan.files[number].digests]
-        owner = possession.Possession(shop.store, shop.clock)
         read = partial(self._open_span, self._place_of(target))
         for number in named:
             planned = plan.files[number]
             if planned.bytes < ADOPTED_BYTES_MIN:
                 continue
             found = await shop.work(partial(shop.store.whole_like, planned))
-            if found is None or not await owner.has(planned, found, read, work=shop.work):
+            if found is None or not await shop.possession.has(planned, found, read, work=shop.work):
                 continue
             for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
                 digests[index] = chunk.digest
