@@ -40,7 +40,7 @@ from damselfly.errors import (
 )
 from damselfly.model.bitmap import indexes_of
 from damselfly.model.digest import Digest
-from damselfly.model.manifest import Manifest
+from damselfly.model.manifest import Manifest, ManifestFile
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS, Access
@@ -251,9 +251,11 @@ class Pull:
         self._plan = plan
         self._wanted = _bits_of(plan, files)
         self._bytes_total = sum(plan.files[number].bytes for number in files)
+        is_listed = False
         if target.manifest is not None:
             self.artifact = target.manifest.digest
         else:
+            is_listed = True
             target = await self._known_before(target)
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
@@ -270,6 +272,9 @@ class Pull:
                 whole = Shown(manifest.digest, None)
                 now_ns = shop.clock.wall_ns()
                 await shop.work(partial(possession.note, shop.store, self.ref, whole, now_ns))
+            if is_listed:
+                name = str(self.ref.unpinned.named)
+                await shop.work(partial(shop.store.keep_versions, name, plan, manifest))
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return await self._finish(plan, manifest, files, selected)
@@ -277,19 +282,20 @@ class Pull:
     async def _adopt(
         self, target: Target, files: frozenset[int], digests: list[Digest | None]
     ) -> None:
-        """Find files that are here already, by the digests that the origin published of them.
+        """Find files that are here already, by published digests or by the version of before.
 
+        A version counts for the very ref that it was delivered to, and at the same path.
         The others of the swarm are told these digests, pods among them: so the origin has to show
         that it has the bytes, whoever asks (`possession.py`).
         """
         shop, plan = self._workshop, target.plan
-        named = [number for number in sorted(files) if plan.files[number].digests]
+        name = str(self.ref.unpinned.named)
         read = partial(self._open_span, self._place_of(target))
-        for number in named:
+        for number in sorted(files):
             planned = plan.files[number]
             if planned.bytes < ADOPTED_BYTES_MIN:
                 continue
-            found = await shop.work(partial(shop.store.whole_like, planned))
+            found = await shop.work(partial(_found_here, shop.store, name, planned))
             if found is None or not await shop.possession.has(planned, found, read, work=shop.work):
                 continue
             for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
@@ -461,6 +467,10 @@ class Pull:
             bytes_from_store=self._bytes_from_store + by[Source.STORE],
             signature=signature_of(verdict),
         )
+
+
+def _found_here(store: Store, ref: str, file: PlannedFile) -> ManifestFile | None:
+    return store.whole_like(file) or store.same_version(ref, file)
 
 
 def _bits_of(plan: Plan, files: Iterable[int]) -> int:

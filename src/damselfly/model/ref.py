@@ -19,7 +19,7 @@ import posixpath
 import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
@@ -39,6 +39,7 @@ _PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLACED = frozenset({"hf", "s3", "gs", "az"})
 _WEB = frozenset({"http", "https"})
+_REPOSITORIES = frozenset({"hf", "oci"})
 _HUB_KINDS = ("models", "datasets", "spaces")
 _NAMED = re.compile(r"blake3=[0-9a-f]{64}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
@@ -87,6 +88,9 @@ class Ref:
                 raise UsageError(f"{shown!r} names no {_place_of(scheme)}")
         else:
             netloc = _netloc(scheme, netloc.lower(), shown)
+        if scheme in _REPOSITORIES and ".." in map(unquote, path.split("/")):
+            # It would lead out of a revision or of a repository, into another one.
+            raise UsageError(f"{shown!r} has a .. in it: write where it leads")
         return cls(
             scheme,
             netloc,
