@@ -108,12 +108,14 @@ def test_agents_pull_a_public_prefix_and_read_every_object_once(
 
         first = damselfly(one, "pull", ref, "--json")
         second = damselfly(two, "pull", ref.rstrip("/"), "--json")
+        told = damselfly(one, "explain", ref)
 
     assert first.returncode == 0, first.stderr
     assert second.returncode == 0, second.stderr
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     assert json.loads(first.stdout)["bytes_from_origin"] == size
     assert json.loads(second.stdout)["bytes_from_origin"] == 0
+    assert f"from the origin {ref[:-10]} at {front.address.partition('//')[2]}:" in told.stdout
     assert same_tree(Path(json.loads(first.stdout)["path"]), model)
     assert all("authorization" not in headers for headers in front.headers)
 

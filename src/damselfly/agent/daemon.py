@@ -341,6 +341,7 @@ class _Agent:
             readers=self._readers,
             rights=self._rights,
             signatures=Signatures(self._rules),
+            endpoint_of=self._origins.endpoint_of,
             policy=config.origin.policy,
         )
         accusations = Accusations(store, swarms, self._corrupt)

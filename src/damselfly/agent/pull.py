@@ -11,14 +11,13 @@ finds ends that pull and no more (`LocalProtocolError`).
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from damselfly.agent import possession
 from damselfly.agent.checking import Checker
@@ -63,6 +62,10 @@ ROUNDS_MAX = 3
 """A disk that loses chunks between their writing and their sealing so often is broken."""
 
 
+def _no_endpoint(_ref: Ref) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """What every pull of an agent works with."""
@@ -77,6 +80,8 @@ class Workshop:
     """For reading whole files back, which would hold up what lands; None: the workers do it."""
     rights: Rights = field(default_factory=Rights)
     signatures: Signatures = field(default_factory=Signatures)
+    endpoint_of: Callable[[Ref], str] = _no_endpoint
+    """Where what a ref names is asked, if the ref does not say; see `Origins.endpoint_of`."""
     policy: str = "auto"
     """When origins are asked, where a pull does not say: `auto`, `never` or `always`."""
 
@@ -379,7 +384,7 @@ class Pull:
             self._swarm = swarm
             swarm.journal = self.journal
             swarm.journal_from_s = self._began_s
-            swarm.origin_name = host_of(place)
+            swarm.origin_name = host_of(place, shop.endpoint_of(place))
             if is_first:  # Another pull may have been at it, and brought what we want.
                 self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
             await self._completed(target, ingest, files, swarm)
@@ -526,8 +531,13 @@ def is_held(state: ArtifactState) -> bool:
     return state is not ArtifactState.KNOWN
 
 
-def host_of(ref: Ref) -> str:
-    """Whom the origin's chunks are from: never with a query, never with anybody's name."""
-    parts = urlsplit(ref.safe)
-    host = parts.netloc.rpartition("@")[2]
-    return host if parts.scheme in {"http", "https"} else f"{parts.scheme}://{host}"
+def host_of(ref: Ref, endpoint: str = "") -> str:
+    """Whom the origin's chunks are from: never with a query, never with anybody's name.
+
+    A repository or a bucket is told, and where it is asked if the ref does not say.
+    """
+    if ref.scheme in {"http", "https"}:
+        return ref.netloc
+    names = {"hf": ref.repository, "oci": f"{ref.netloc}/{ref.repository}"}
+    named = f"{ref.scheme}://{names.get(ref.scheme, ref.netloc)}"
+    return f"{named} at {endpoint}" if endpoint else named

@@ -173,6 +173,11 @@ class Ref:
         return theirs == ours or f"{theirs}/".startswith(f"{ours.rstrip('/')}/")
 
     @property
+    def repository(self) -> str:
+        """The repository of a hub or a registry, without a revision; elsewhere nothing."""
+        return self._repository[0].strip("/").removeprefix(f"{_HUB_KINDS[0]}/")
+
+    @property
     def _repository(self) -> tuple[str, str, str]:
         """What the path says: the repository, its revision, and where in it.
 
