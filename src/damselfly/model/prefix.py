@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from damselfly.model.ref import SCHEMES
+from damselfly.model.schemes import SCHEMES
 
 PREFIXES_MAX = 256
 _PREFIX = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)(/[^?#\s]*)?", re.ASCII)

@@ -23,9 +23,8 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
+from damselfly.model.schemes import SCHEMES
 
-SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
-"""Those that are spoken here. Others may be: whether any origin does, its registry says."""
 REF_CHARS_MAX = 4096
 
 _URL = re.compile(r"(?s)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?")

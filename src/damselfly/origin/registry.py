@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 from damselfly.errors import DamselflyError, UsageError
 from damselfly.model.ref import Ref
+from damselfly.model.schemes import SCHEMES
 from damselfly.origin.az import AZContainers
 from damselfly.origin.az_account import AZAccount
 from damselfly.origin.bucket import BucketOrigin
@@ -20,8 +21,6 @@ from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.s3 import S3API
 from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
-
-_SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
 
 
 class Origins:
@@ -50,12 +49,12 @@ class Origins:
         Raises:
             UsageError: there is none for its scheme.
         """
-        schemes = (*_SCHEMES, *self._clouds.fsspec)
+        schemes = (*SCHEMES, *self._clouds.fsspec)
         if ref.scheme not in schemes:
             known = ", ".join(f"{scheme}://" for scheme in schemes)
             raise UsageError(f"no origin speaks {ref.scheme}:// ({ref.safe}): known are {known}")
         kind = "http" if ref.scheme == "https" else ref.scheme
-        if kind not in _SCHEMES:
+        if kind not in SCHEMES:
             kind = "fsspec"
         if kind not in self._made:
             self._made[kind] = self._make(kind)
