@@ -698,9 +698,9 @@ class Change:
         )
 
     def add_versions(self, ref: str, files: Iterable[tuple[str, str, Digest]]) -> None:
-        """Files of a ref (path, version, content) as they are now."""
+        """Files of a ref (path, version, content) as they are now, if they are here."""
         self._connection.executemany(
-            "INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO version SELECT ?, ?, ?, content FROM file WHERE content = ?",
             [(ref, path, version, content.raw) for path, version, content in files],
         )
 

@@ -265,10 +265,10 @@ class Pull:
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
-        if target.manifest is None:
-            await self._adopt(target, files, digests)
-        else:
+        if target.manifest is not None:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
+        elif self.policy != "never":  # The origin has to show what is adopted.
+            await self._adopt(target, files, digests)
         begin = partial(shop.store.ingest, plan, digests, files)
         ingest = await handed_over(shop.workers, begin, Ingest.close)
         try:
