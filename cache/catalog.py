@@ -28,7 +28,7 @@ from typing import Any
 from damselfly.errors import IntegrityError, StoreFullError, UnsupportedFormatError
 from damselfly.model.digest import Digest
 
-SCHEMA = ("schema.sql", "proofs.sql", "whole.sql", "signatures.sql")
+SCHEMA = ("schema.sql", "proofs.sql", "whole.sql", "signatures.sql", "versions.sql")
 """What made the catalog, in this order: one of version n has the first n."""
 SCHEMA_VERSION = len(SCHEMA)
 _BUSY_S = 30.0
@@ -469,6 +469,15 @@ class Catalog:
         )
         return [_file_row(row) for row in rows]
 
+    def versioned_file(self, ref: str, path: str, version: str) -> FileRow | None:
+        """What a file of a ref was at this version, if that is here."""
+        row = self._row(
+            "SELECT file.* FROM version JOIN file ON file.content = version.content"
+            " WHERE ref = ? AND path = ? AND version = ? AND file.held = file.chunks",
+            (ref, path, version),
+        )
+        return None if row is None else _file_row(row)
+
     # --- signatures ---
 
     def signatures(self, artifact: int) -> list[SignatureRow]:
@@ -686,6 +695,13 @@ class Change:
         self._do(
             "DELETE FROM whole WHERE content NOT IN"
             " (SELECT content FROM file WHERE content IS NOT NULL)"
+        )
+
+    def add_versions(self, ref: str, files: Iterable[tuple[str, str, Digest]]) -> None:
+        """Files of a ref (path, version, content) as they are now, if they are here."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO version SELECT ?, ?, ?, content FROM file WHERE content = ?",
+            [(ref, path, version, content.raw) for path, version, content in files],
         )
 
     # --- signatures ---

@@ -358,10 +358,34 @@ class Store:
         for sha256 in file.digests:
             raw = bytes.fromhex(sha256.removeprefix("sha256:"))
             for row in self._catalog.whole_files(raw, file.bytes):
-                chunks = tuple(Chunk(c.digest, c.length) for c in self._catalog.chunks(row.id))
-                if tuple(chunk.length for chunk in chunks) == file.lengths:
-                    return ManifestFile(file.path, chunks)
+                if (found := self._cut_like(row, file)) is not None:
+                    return found
         return None
+
+    def keep_versions(self, ref: str, plan: Plan, manifest: Manifest) -> None:
+        """Note which versions of its files a listed plan of a ref had, when it became this."""
+        versions = {file.path: file.version for file in plan.files if file.is_versioned}
+        with self._catalog.change() as change:
+            change.add_versions(
+                ref,
+                [
+                    (file.path, versions[file.path], file.id)
+                    for file in manifest.files
+                    if file.path in versions
+                ],
+            )
+
+    def same_version(self, ref: str, file: PlannedFile) -> ManifestFile | None:
+        """What this file of a ref was when its origin said the same version of it, if here."""
+        if not file.is_versioned:
+            return None
+        row = self._catalog.versioned_file(ref, file.path, file.version)
+        return None if row is None else self._cut_like(row, file)
+
+    def _cut_like(self, row: FileRow, file: PlannedFile) -> ManifestFile | None:
+        chunks = tuple(Chunk(c.digest, c.length) for c in self._catalog.chunks(row.id))
+        is_like = tuple(chunk.length for chunk in chunks) == file.lengths
+        return ManifestFile(file.path, chunks) if is_like else None
 
     # --- artifacts ---
 

@@ -16,17 +16,19 @@ import pytest
 
 from damselfly.agent.holdings import Shown
 from damselfly.agent.possession import (
-    FAILURES_MAX,
-    REFUSED_MAX,
-    REFUSED_S,
+    FAILED_MAX,
+    FAILED_S,
+    FAILURES_COUNTED,
     SPAN_BYTES,
+    SPANS_MIN,
+    SPANS_OF_CHUNK,
     WHOLE_BYTES_MAX,
     Failures,
     Possession,
     drawn,
-    is_known,
     seed_of,
 )
+from damselfly.cache.store import Store
 from damselfly.errors import ArtifactNotFoundError, OriginDeniedError, OriginUnavailableError
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME, Chunk, Manifest, ManifestFile
@@ -128,11 +130,12 @@ async def here(function: "partial[_T]") -> _T:
 class Hosts:
     """Any number of hosts of one attacker, who watches what each of them is asked."""
 
-    def __init__(self, possession: Possession, manifest: Manifest) -> None:
+    def __init__(self, store: Store, possession: Possession, manifest: Manifest) -> None:
+        self.store = store
+        self.manifest = manifest
         self.asked: list[tuple[str, int]] = []
         self.answers: Callable[[str, int, int], bytes] = lambda _path, _start, _stop: b""
         self._possession = possession
-        self._manifest = manifest
 
     @asynccontextmanager
     async def read(self, file: PlannedFile, start: int, stop: int) -> AsyncGenerator[Any]:
@@ -148,8 +151,8 @@ class Hosts:
         """Prove by this host; returns what was asked of it."""
         ref = Ref.parse(f"https://{host}/m/")
         self.asked = []
-        shown = Shown(self._manifest.digest, None)
-        plan = self._manifest.plan(str(ref))
+        shown = Shown(self.manifest.digest, None)
+        plan = self.manifest.plan(str(ref))
         await self._possession.prove(ref, plan, shown, self.read, work=here)
         return self.asked
 
@@ -159,82 +162,138 @@ async def refused(attempt: Awaitable[object], match: str) -> None:
         await attempt
 
 
-async def test_another_name_of_a_host_is_no_other_try(
-    tmp_path: Path, private: dict[str, bytes]
-) -> None:
+@asynccontextmanager
+async def hosts_of(tmp_path: Path, clock: HandClock) -> AsyncGenerator[Hosts]:
+    """Hosts that name the private model, which a node has."""
     async with fleet(ServedModel({}), tmp_path, 1) as (agent,):
         held = await agent.pull(f"file://{tmp_path}/private/")
         manifest = agent.store.manifest(Digest.parse(held.artifact))
         assert manifest is not None
-        clock = HandClock()
-        hosts = Hosts(Possession(agent.store, clock), manifest)
-        lie = hosts.answers
+        yield Hosts(agent.store, Possession(agent.store, clock), manifest)
+
+
+async def test_after_a_failure_whoever_has_the_bytes_shows_all_of_them_and_no_other_passes(
+    tmp_path: Path, private: dict[str, bytes]
+) -> None:
+    clock = HandClock()
+    async with hosts_of(tmp_path, clock) as hosts:
 
         def honest(path: str, start: int, stop: int) -> bytes:
             return private[path][start:stop]
 
+        def lacking(path: str, start: int, stop: int) -> bytes:
+            known = private[path][: 5 * MIB].ljust(len(private[path]), b"x")
+            return known[start:stop]
+
+        for number in range(FAILURES_COUNTED + 1):
+            await refused(hosts.prove(f"h{number}.evil.test"), r"https://h\d.evil.test/m/ names")
+        hosts.answers = lacking
+        for number in range(20):
+            await refused(hosts.prove(f"half.evil.test:{1000 + number}"), "does not have the bytes")
         hosts.answers = honest
-        await hosts.prove("proved.test")
-        hosts.answers = lie
-        for number in range(FAILURES_MAX):
-            await refused(hosts.prove(f"h{number}.evil.test"), "does not have the bytes")
-        assert hosts.asked
+        starts = {start for path, start in await hosts.prove("good.test") if path == "secret.bin"}
+        assert starts == {0, 4 * MIB}, "all of it, chunk by chunk"
 
-        hosts.answers = honest
-        await refused(hosts.prove("another.evil.test"), "no other may show it")
-        assert hosts.asked == []
-        await hosts.prove("proved.test")
-
-        clock.now_s += REFUSED_S
-        await hosts.prove("late.test")
-        shown = Shown(manifest.digest, None)
-        assert is_known(agent.store, Ref.parse("https://late.test/m/"), shown)
-        assert not is_known(agent.store, Ref.parse("https://another.evil.test/m/"), shown)
+        clock.now_s += FAILED_S
+        asked = await hosts.prove("late.test")
+        assert len([path for path, _ in asked if path == "secret.bin"]) == SPANS_MIN
 
 
-async def test_who_falls_silent_is_asked_for_the_same_spans_again(
+async def test_a_tenant_of_a_host_does_not_keep_another_from_its_model(
     tmp_path: Path, private: dict[str, bytes]
 ) -> None:
-    del private
-    async with fleet(ServedModel({}), tmp_path, 1) as (agent,):
+    shared = ServedModel(
+        {f"good/{path}": data for path, data in private.items()}
+        | {f"evil/{path}": os.urandom(len(data)) for path, data in private.items()}
+    )
+    async with fleet(shared, tmp_path, 1) as (agent,):
         held = await agent.pull(f"file://{tmp_path}/private/")
         manifest = agent.store.manifest(Digest.parse(held.artifact))
         assert manifest is not None
-        seen: list[tuple[str, int]] = []
+        for tenant in ("good/", "evil/"):
+            shared.files[tenant + MANIFEST_NAME] = manifest.canonical()
 
-        def silence(path: str, start: int, _stop: int) -> bytes:
-            seen.append((path, start))
-            raise OriginUnavailableError("it broke off")
+        await refused(agent.opened(f"{shared.url}evil/"), "/evil/ names")
+        opened = await agent.opened(f"{shared.url}good/", "pod-2")
 
-        hosts = Hosts(Possession(agent.store, HandClock()), manifest)
+        assert (Path(opened.path) / "secret.bin").read_bytes() == private["secret.bin"]
+
+
+async def test_another_manifest_of_the_same_chunks_is_no_other_try(tmp_path: Path) -> None:
+    secret = os.urandom(70 * MIB)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "secret.bin").write_bytes(secret)
+    known = secret[: 4 * MIB] + bytes(8 * MIB) + secret[12 * MIB :] + secret
+
+    async with hosts_of(tmp_path, HandClock()) as hosts:
+        whole = hosts.manifest.files[0]
+        await refused(hosts.prove("evil.test"), "does not have")
+        hosts.answers = lambda _path, start, stop: known[start:stop]
+        for number in range(10):
+            longer = ManifestFile("secret.bin", (*whole.chunks, *whole.chunks[:number]))
+            hosts.manifest = Manifest((longer,))
+            hosts.store.keep_manifest(hosts.manifest)
+            await refused(hosts.prove("evil.test"), "does not have")
+
+
+async def test_who_falls_silent_is_asked_for_no_fewer_bytes(
+    tmp_path: Path, private: dict[str, bytes]
+) -> None:
+    del private
+    seen: list[int] = []
+
+    def silence(path: str, start: int, _stop: int) -> bytes:
+        if path == "secret.bin":
+            seen.append(start)
+        raise OriginUnavailableError("it broke off")
+
+    async with hosts_of(tmp_path, HandClock()) as hosts:
         hosts.answers = silence
         for number in range(20):
             with pytest.raises(OriginUnavailableError):
                 await hosts.prove(f"h{number}.evil.test")
 
-        assert len([start for path, start in seen if path == "secret.bin"]) == 20
-        assert len({start for path, start in seen if path == "secret.bin"}) == 1
+    assert len(seen) == 20
+    assert set(seen[1:]) == {0}, "whole from its begin: no draw but the first"
+
+
+def one_chunk(data: bytes) -> ManifestFile:
+    return ManifestFile("f", (Chunk(Digest.of(data), 4 * MIB),))
 
 
 def test_a_flood_of_failures_is_bounded_and_frees_nobody() -> None:
     failures = Failures()
-    victim = Digest.of(b"victim")
-    for _ in range(FAILURES_MAX):
-        failures.note(victim, 0.0)
+    for _ in range(2):
+        failures.note(Digest.of(b"victim"), 0.0)
 
-    for number in range(2 * REFUSED_MAX):
-        failures.note(Digest.of(b"%d" % number), 1.0)
+    for _ in range(FAILURES_COUNTED):
+        for number in range(FAILED_MAX + 10):
+            failures.note(Digest.of(b"%d" % number), 1.0)
 
-    assert len(failures) == REFUSED_MAX
-    assert failures.are_too_many(victim, 2.0)
-    assert not failures.are_too_many(victim, REFUSED_S)
+    assert len(failures) == FAILED_MAX
+    assert failures.of(one_chunk(b"victim"), 2.0) >= 2
+    assert failures.of(one_chunk(b"victim"), 1.0 + FAILED_S) == 0
 
 
 def test_failures_that_are_long_past_do_not_count() -> None:
     failures = Failures()
-    artifact = Digest.of(b"")
+    for _ in range(FAILURES_COUNTED):
+        failures.note(Digest.of(b"f"), 0.0)
 
-    for number in range(10):
-        failures.note(artifact, number * REFUSED_S / (FAILURES_MAX - 1))
+    assert failures.of(one_chunk(b"f"), FAILED_S - 1) == FAILURES_COUNTED
+    failures.note(Digest.of(b"f"), FAILED_S)
+    assert failures.of(one_chunk(b"f"), FAILED_S) == 1
 
-    assert not failures.are_too_many(artifact, 9 * REFUSED_S / (FAILURES_MAX - 1))
+
+@pytest.mark.parametrize("failures", range(1, FAILURES_COUNTED + 1))
+def test_after_failures_every_chunk_is_looked_into(failures: int) -> None:
+    chunks = tuple(Chunk(Digest.of(b"%d" % number), 4 * MIB) for number in range(20))
+    file = ManifestFile("f", chunks)
+
+    spans = list(drawn(file, seed_of(KEY, file, 0), failures))
+
+    assert {index for index, _, _ in spans} == set(range(20))
+    if failures < FAILURES_COUNTED:
+        assert len(spans) == 20 * SPANS_OF_CHUNK[failures]
+    else:
+        assert sum(stop - start for _, start, stop in spans) == file.bytes

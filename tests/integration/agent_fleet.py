@@ -134,13 +134,16 @@ class FleetAgent:
         """What it keeps as a home."""
         return self._agent._homes  # pyright: ignore[reportPrivateUsage]
 
-    async def pull(self, ref: str) -> Pulled:
+    async def pull(self, ref: str, age_s_max: float | None = None) -> Pulled:
         """Pull, as whoever commands it."""
-        return (await self.watched(ref))[0]
+        return (await self.watched(ref, age_s_max))[0]
 
-    async def watched(self, ref: str) -> tuple[Pulled, list[Progress]]:
+    async def watched(
+        self, ref: str, age_s_max: float | None = None
+    ) -> tuple[Pulled, list[Progress]]:
         """Pull, and keep what it said meanwhile."""
-        said = await asyncio.to_thread(lambda: list(self.client.pull(PullRequest(ref=ref))))
+        request = PullRequest(ref=ref, age_s_max=age_s_max)
+        said = await asyncio.to_thread(lambda: list(self.client.pull(request)))
         last = said[-1]
         assert isinstance(last, Pulled)
         return last, [one for one in said if isinstance(one, Progress)]

@@ -1,6 +1,7 @@
 """Whole files against what their origin published: right, wrong, mended; one agent and three."""
 
 import asyncio
+import json
 import os
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from damselfly.errors import DigestMismatchError
+from damselfly.cli import main
+from damselfly.errors import DigestMismatchError, OriginNotFoundError
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME, Manifest
 from damselfly.model.ref import Ref
@@ -130,6 +132,39 @@ async def test_a_file_that_an_origin_only_names_is_not_adopted(tmp_path: Path) -
             await agent.pull(f"{model.url}?evil")
 
 
+async def test_a_file_of_the_same_version_is_adopted_unless_the_origin_shows_others(
+    tmp_path: Path,
+) -> None:
+    model = served_model()
+    model.published = {}
+    async with fleet(model, tmp_path, 1) as (agent,):
+        await agent.pull(model.url)
+        before = dict(model.bytes_by_path)
+        model.files["c.txt"] = b"new"
+
+        again = await agent.pull(model.url, age_s_max=0)
+
+        assert model.bytes_by_path["a.bin"] - before["a.bin"] < 100_000
+        assert (Path(again.path) / "a.bin").read_bytes() == model.files["a.bin"]
+
+        model.files["a.bin"] = os.urandom(len(model.files["a.bin"]))  # With the ETag of before.
+        model.files["c.txt"] = b"newer"
+        last = await agent.pull(model.url, age_s_max=0)
+        assert (Path(last.path) / "a.bin").read_bytes() == model.files["a.bin"]
+
+
+async def test_a_file_of_the_same_version_at_another_ref_is_not_adopted(tmp_path: Path) -> None:
+    model = served_model()
+    model.published = {}
+    async with fleet(model, tmp_path, 1) as (agent,):
+        await agent.pull(model.url)
+        before = model.bytes_by_path["a.bin"]
+
+        await agent.pull(f"{model.url}?other")
+
+        assert model.bytes_by_path["a.bin"] - before >= len(model.files["a.bin"])
+
+
 async def test_what_another_revision_has_is_copied_as_soon_as_its_digest_is_told(
     tmp_path: Path,
 ) -> None:
@@ -195,3 +230,23 @@ async def test_whole_file_digests_of_a_pushed_manifest_are_words_that_nobody_bel
 
         assert again.artifact == str(Manifest(files).digest)
         assert all(agent.store.sha256_of(file.id) is None for file in files)
+
+
+async def test_a_pull_that_failed_is_explained_by_its_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = served_model()
+    async with fleet(model, tmp_path, 1) as (agent,):
+        ref = f"{model.url}nothing/"
+        with pytest.raises(OriginNotFoundError):
+            await agent.pull(ref)
+
+        words = ["explain", ref, "--socket", agent.client.socket_path]
+        codes = [await asyncio.to_thread(main, [*words, *more]) for more in ([], ["--json"])]
+
+    told, _, answer = capsys.readouterr().out.partition("{")
+    assert codes == [0, 0]
+    assert "failed" in told
+    assert "names its files" in told
+    assert "FILE" not in told
+    assert ref in json.loads("{" + answer)["error"]

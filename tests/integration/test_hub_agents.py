@@ -91,6 +91,21 @@ def test_two_agents_pull_a_model_whose_addresses_expire_in_the_middle(
     assert len(signed) < len(spans)
 
 
+def test_a_file_of_the_repository_itself_is_read_again_only_where_its_blob_is_another(
+    hub: Hub, agents: list[Agent]
+) -> None:
+    files = {"config.json": b'{"a": 1}', "vocabulary.txt": os.urandom(9 << 20)}
+    repository = hub.repository("org/name", files)
+    ended(pull(agents[0], "hf://org/name"))
+    files = files | {"config.json": b'{"a": 22}'}
+    repository.commit(files)
+
+    answer = ended(pull(agents[0], "hf://org/name", "--fresh"))
+
+    assert files_of(answer) == files
+    assert answer["bytes_from_origin"] == len(files["config.json"])
+
+
 def test_a_gated_model_is_pulled_with_a_token_and_not_without(
     hub: Hub, agents: list[Agent], tmp_path: Path
 ) -> None:

@@ -108,14 +108,39 @@ def test_agents_pull_a_public_prefix_and_read_every_object_once(
 
         first = damselfly(one, "pull", ref, "--json")
         second = damselfly(two, "pull", ref.rstrip("/"), "--json")
+        told = damselfly(one, "explain", ref)
 
     assert first.returncode == 0, first.stderr
     assert second.returncode == 0, second.stderr
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     assert json.loads(first.stdout)["bytes_from_origin"] == size
     assert json.loads(second.stdout)["bytes_from_origin"] == 0
+    assert f"from the origin {ref[:-10]} at {front.address.partition('//')[2]}:" in told.stdout
     assert same_tree(Path(json.loads(first.stdout)["path"]), model)
     assert all("authorization" not in headers for headers in front.headers)
+
+
+def test_only_the_object_that_was_replaced_is_read_again(
+    server: str, model: Path, tmp_path: Path
+) -> None:
+    bucket = Bucket(server, is_public=True)
+    ref = filled(bucket, model)
+    with Fleet(tmp_path / "fleet") as fleet:
+        one, two = started(fleet, 2, server)
+        assert damselfly(one, "pull", ref).returncode == 0
+        changed = b'{"a": 2, "b": 3}\n'
+        (model / "sub" / "config.json").write_bytes(changed)
+        bucket.put("llama/v1/sub/config.json", changed)
+
+        again = damselfly(one, "pull", ref, "--fresh", "--json")
+        other = damselfly(two, "pull", ref, "--fresh", "--json")
+
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["bytes_from_origin"] == len(changed)
+    assert same_tree(Path(json.loads(again.stdout)["path"]), model)
+    assert other.returncode == 0, other.stderr
+    assert json.loads(other.stdout)["bytes_from_origin"] == 0
+    assert same_tree(Path(json.loads(other.stdout)["path"]), model)
 
 
 def test_a_private_prefix_is_pulled_with_the_callers_keys_which_nobody_is_told(

@@ -143,6 +143,7 @@ def test_a_file_that_comes_late_is_seen(path: Path) -> None:
         ('["https://host"]\ntoken = "s3cret with spaces"', "has spaces"),
         ('["https://host"]\npassword = "s3cret"', "no user name"),
         ('"https://host" = "s3cret"', "is a value, and no table"),
+        ('["htp://x"]\ntoken = "s3cret"', "no origin speaks htp://"),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_not_repeated(
@@ -156,6 +157,14 @@ def test_what_cannot_be_used_is_refused_and_not_repeated(
     said = explain(caught.value)
     assert reason in said
     assert "s3cret" not in said
+
+
+def test_a_prefix_of_a_filesystem_that_is_configured_is_taken(tmp_path: Path) -> None:
+    path = written(tmp_path / "credentials", '["sftp://host/m"]\ntoken = "t"')
+
+    assert CredentialsFile(path, ENVIRON, schemes=("sftp",)).prefixes == ("sftp://host/m",)
+    with pytest.raises(ConfigError, match="table 1"):
+        CredentialsFile(path, ENVIRON)
 
 
 @pytest.mark.parametrize(

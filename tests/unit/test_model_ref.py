@@ -224,6 +224,10 @@ def test_a_commit_and_a_digest_never_change(typed: str, *, is_immutable: bool) -
         "http://h:1:2/",
         "hf://../name",
         "s3://%2e%2e/x",
+        "hf://org/m@main/../x",
+        "hf://org/m@main/%2e%2E/x",
+        "hf://org/m@main/..",
+        "oci://r/org/../other:tag",
     ],
 )
 def test_paths_and_hosts_that_lead_astray_are_refused(typed: str) -> None:

@@ -121,3 +121,13 @@ def test_a_prefix_that_is_taken_allows_the_ref_that_it_names(path: str) -> None:
 def test_it_reads_back_what_it_shows() -> None:
     for text in ("none", "all", "https://a/x/,https://b/y/"):
         assert str(Accept.of(text.split(","))) == text
+
+
+@pytest.mark.parametrize("key", ["warm.accept", "volumes.accept"])
+def test_a_prefix_that_no_origin_speaks_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} has the prefix htp://x"):
+        load_config({**NEEDED, key: "hf://org,htp://x"}, {}, uid=0)
+    with pytest.raises(ConfigError, match="sftp://host"):
+        load_config({**NEEDED, key: "sftp://host"}, {}, uid=0)
+
+    load_config({**NEEDED, key: "sftp://host", "origin.fsspec": "sftp"}, {}, uid=0)

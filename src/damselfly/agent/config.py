@@ -36,6 +36,7 @@ from damselfly.agent.settings import (
 from damselfly.client.socket_path import own_socket
 from damselfly.errors import ConfigError
 from damselfly.log import redact
+from damselfly.model.prefix import check_spoken
 from damselfly.p2p.address import join_address, split_address
 
 __all__ = [
@@ -225,6 +226,12 @@ def _check_together(config: AgentConfig) -> None:
             f"store.low ({config.store.low:g}) is above store.high ({config.store.high:g}):"
             " eviction would end before it begins"
         )
+    for key, accept in (("warm", config.warm.accept), ("volumes", config.volumes.accept)):
+        for prefix in accept.prefixes:
+            try:
+                check_spoken(prefix, config.origin.fsspec)
+            except ValueError as exc:
+                raise ConfigError(f"{key}.accept has the prefix {prefix}") from exc
     parts = ("cert", "key", "ca")
     tls = {f"agent.tls_{part}": getattr(config.agent, f"tls_{part}") for part in parts}
     if any(tls.values()) and (missing := [key for key, value in tls.items() if value is None]):

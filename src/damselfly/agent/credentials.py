@@ -26,14 +26,14 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import cast
 
 from damselfly.errors import ConfigError, UsageError, explain
-from damselfly.model.prefix import PREFIXES_MAX, checked, longest_of
+from damselfly.model.prefix import PREFIXES_MAX, check_spoken, checked, longest_of
 from damselfly.model.ref import Ref
 from damselfly.origin.access import SECRET_CHARS_MAX, Access
 
@@ -68,8 +68,15 @@ class Entry:
 class CredentialsFile:
     """A file of credentials by prefix. Any thread may ask; asking looks at the disk."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str], *, uid: int | None = None) -> None:
-        """Read it.
+    def __init__(
+        self,
+        path: Path,
+        environ: Mapping[str, str],
+        *,
+        uid: int | None = None,
+        schemes: Sequence[str] = (),
+    ) -> None:
+        """Read it; `schemes` are spoken besides those that always are.
 
         Raises:
             ConfigError: it cannot be used; nothing of what it says is told.
@@ -77,10 +84,11 @@ class CredentialsFile:
         self.path = path
         self._environ = environ
         self._uid = os.geteuid() if uid is None else uid
+        self._schemes = schemes
         self._lock = Lock()
         self._marks: dict[Path, _Mark] = {}
         """Every file that was read or looked for, as it was just before."""
-        self._entries = _read(path, environ, self._uid, self._marks)
+        self._entries = _read(path, environ, self._uid, self._marks, schemes)
         self.trouble: str | None = None
         """Why what was read last counts, although the file is another now."""
 
@@ -111,7 +119,7 @@ class CredentialsFile:
         self._marks = {}
         extra: dict[str, object] = {"path": str(self.path)}
         try:
-            self._entries = _read(self.path, self._environ, self._uid, self._marks)
+            self._entries = _read(self.path, self._environ, self._uid, self._marks, self._schemes)
         except ConfigError as exc:
             # A file that has gone is one change, not one for everybody who asks.
             self.trouble = explain(exc)
@@ -133,7 +141,11 @@ def _mark_of(file: Path) -> _Mark:
 
 
 def _read(
-    path: Path, environ: Mapping[str, str], uid: int, marks: dict[Path, _Mark]
+    path: Path,
+    environ: Mapping[str, str],
+    uid: int,
+    marks: dict[Path, _Mark],
+    schemes: Sequence[str],
 ) -> dict[str, Access]:
     marks[path] = _mark_of(path)
     text = _secret_text(path, uid, f"the credentials {path}", FILE_BYTES_MAX)
@@ -152,6 +164,7 @@ def _read(
         doing = f"table {number} of the credentials {path}"
         try:
             prefix = checked(word)
+            check_spoken(prefix, schemes)
         except ValueError as exc:
             raise ConfigError(f"{doing}: {_unquoted(exc)}") from None
         if prefix in entries:

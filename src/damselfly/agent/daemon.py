@@ -239,7 +239,10 @@ class _Agent:
         self._homes = Homes(self._boot, self._clock, is_open=False)
         self._refs = RefHome(RefLimits(fresh_s=config.origin.fresh_s), is_open=False)
         file = config.origin.credentials
-        self._credentials = None if file is None else CredentialsFile(file, os.environ)
+        schemes = config.origin.fsspec
+        self._credentials = (
+            None if file is None else CredentialsFile(file, os.environ, schemes=schemes)
+        )
         self._rights = Rights(self._credentials, self._work)
         self._kubernetes = _kubernetes(config)
         self._gate = Gate()
@@ -341,6 +344,7 @@ class _Agent:
             readers=self._readers,
             rights=self._rights,
             signatures=Signatures(self._rules),
+            endpoint_of=self._origins.endpoint_of,
             policy=config.origin.policy,
         )
         accusations = Accusations(store, swarms, self._corrupt)

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from damselfly.agent.fault import fault_of
 from damselfly.agent.pull import Pull
 from damselfly.client.answers import Explained, ExplainedFile, ExplainedRun
 from damselfly.model.plan import Plan
@@ -50,6 +51,7 @@ def explained(pull: Pull) -> Explained:
         chunks=pull.wanted.bit_count(),
         chunks_missing=pull.wanted.bit_count() - known,
         files=files,
+        error=fault_of(pull.failure).message if pull.failure is not None else None,
     )
 
 

@@ -9,28 +9,35 @@ peers' stores, and mount it.
 
 The rule. Before files are shown to a pod, the ref's own origin, asked with the pod's own
 credentials, has served spans of each of them that equal the bytes in the store. Where the spans lie
-nobody can foresee: a key of the store draws them for the content of a file, every ten minutes anew.
-What is pulled, from where, and what lies in the
-store does not matter: nothing that is not shown leaks. Exempt is what the origin delivered itself:
-at first contact every digest comes from somebody of the swarm who read those bytes from it
-(agents are trusted with that, as always where a ref has no pin).
+nobody can foresee: a key of the store draws them for the content of a file, every hour anew. What
+is pulled, from where, and what lies in the store does not matter: nothing that is not shown leaks.
+Exempt is what the origin delivered itself: at first contact every digest comes from somebody of the
+swarm who read those bytes from it (agents are trusted with that, as always where a ref has no pin).
 
 What is kept. That this ref's origin has this artifact stays true, and is kept under a digest with
 the store's own key; so each node asks once for a ref and an artifact, and remembers its own first
 contacts. A selection of files counts for that selection only.
 
-What it cannot do. An origin that has most of an artifact and lacks a part of it (a private
-fine-tune of a public model) passes with the probability that all spans miss what it lacks: 4 spans
-for each file and one more for every 512 MiB. With 6 % of 16 GiB lacking, in four files, that is
-0.05; many more spans would cost more requests than reading does. So luck cannot be tried at speed:
+Luck. An origin that has most of a file and lacks a part of it (a private fine-tune of a public
+model) passes with the probability that all spans miss what it lacks: 4 spans for each file and one
+more for every 512 MiB. With 6 % of 16 GiB lacking, in four files, that is 0.05; many more spans
+would cost more requests than reading does. So luck is not to be tried again. For an hour a chunk of
+which an origin had other bytes makes every file with that chunk harder to show, whoever names it:
 
-- For ten minutes the spans of a file stay where they are, whoever asks, and whether the origin
-  answered wrongly, broke off or fell silent when it saw what was asked of it. That is one draw, so
-  six an hour for each node: in the example one in four succeeds in an hour, on one node.
-- A host that failed with an artifact rests with it for ten minutes, by whatever ref.
-- Names of hosts cost nothing (a wildcard in DNS is thousands). After three failures with one
-  artifact within ten minutes no origin may show it that has not done so before, for ten minutes.
-  Whoever provokes that keeps others from showing it by a new ref meanwhile, and no more.
+    failures   what is compared of a file
+    0          4 spans, and one for every 512 MiB
+    1          a span of every chunk; all of it up to 64 MiB
+    2          four spans of every chunk
+    3          all of it
+
+Nobody is refused: who has the bytes shows them. Nothing goes by hosts, ports, refs or artifacts,
+which cost an attacker nothing, and which others share. Who breaks off once it saw what is asked of
+it has failed once, however often, for an origin that is only ill does so too.
+
+What an attacker can still do. Each hour and node it has one draw of those few spans for a file: in
+the example one in twenty passes. A second one must have a part of every chunk, so what lacks a
+whole chunk fails for sure. By failing three times it makes others who have the file, and show it by
+a new ref within the hour, serve all of it once; it learns nothing by that, and keeps nobody out.
 
 Spans are a sample. An origin that names other files than there are, each a few private chunks among
 many of its own, has most of each of them: it passes with nearly any draw. So who guards a model
@@ -45,6 +52,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from itertools import accumulate, count, islice
 from typing import Protocol, TypeVar
 
 from blake3 import blake3
@@ -76,11 +84,17 @@ WHOLE_BYTES_MAX = 16 * SPAN_BYTES
 """A file that is no longer is compared whole."""
 BYTES_PER_SPAN = 512 << 20
 TOGETHER_MAX = 4
-REFUSED_S = 600.0
-REFUSED_MAX = 1024
-FAILURES_MAX = 3
-"""Of one artifact within REFUSED_S, by whatever hosts."""
-DRAW_S = 600
+SPANS_TOGETHER_MAX = 4
+"""Of one file, where they are many."""
+HARDER_WHOLE_BYTES_MAX = 64 << 20
+"""Once somebody has failed, a file that is no longer is compared whole."""
+SPANS_OF_CHUNK = (0, 1, 4)
+"""By the number of failures; after more a file is compared whole."""
+FAILURES_COUNTED = len(SPANS_OF_CHUNK)
+FAILED_S = 3600.0
+FAILED_MAX = 4096
+"""Chunks of which failures are remembered."""
+DRAW_S = 3600
 _MARK = b"damselfly-possession/1\n"
 _SPANS_MARK = b"damselfly-spans/1\n"
 
@@ -133,7 +147,6 @@ class Possession:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._refused: OrderedDict[tuple[str, Digest], tuple[str, float]] = OrderedDict()
         self._failures = Failures()
 
     async def prove(self, ref: Ref, plan: Plan, shown: Shown, read: Reading, *, work: Work) -> None:
@@ -147,11 +160,6 @@ class Possession:
         """
         if await work(partial(is_known, self._store, ref, shown)):
             return
-        key = (ref.location.partition("://")[2].partition("/")[0], shown.artifact)
-        told, refused_s = self._refused.get(key, ("", 0.0))
-        if told and self._clock.monotonic_s() - refused_s < REFUSED_S:
-            raise OriginDeniedError(told)
-        self._check_rest(shown.artifact)
         manifest = self._store.manifest(shown.artifact)
         if manifest is None:
             return  # An eviction took it: there is nothing to show, and nothing is noted.
@@ -170,28 +178,21 @@ class Possession:
             raise OriginUnavailableError(f"having {ref.safe} show what it names") from exc
         found = next((path for path in wrong if path is not None), None)
         if found is not None:
-            told = f"{ref.safe} names {shown.artifact}, and does not have the bytes of {found}"
-            self._refused[key] = told, self._clock.monotonic_s()
-            self._refused.move_to_end(key)
-            if len(self._refused) > REFUSED_MAX:
-                self._refused.popitem(last=False)
-            self._failures.note(shown.artifact, self._clock.monotonic_s())
-            raise OriginDeniedError(told)
-        self._check_rest(shown.artifact)  # Others may have failed meanwhile: none runs ahead.
+            raise OriginDeniedError(
+                f"{ref.safe} names {shown.artifact}, and does not have the bytes of {found}"
+            )
         await work(partial(note, self._store, ref, shown, self._clock.wall_ns()))
         logger.info("origin.possesses", extra={"ref": ref.safe, "artifact": str(shown.artifact)})
-
-    def _check_rest(self, artifact: Digest) -> None:
-        if self._failures.are_too_many(artifact, self._clock.monotonic_s()):
-            raise OriginDeniedError(
-                f"{FAILURES_MAX} origins have named {artifact} and did not have its bytes: no other"
-                " may show it for a while"
-            )
 
     async def has(
         self, planned: PlannedFile, file: ManifestFile, read: Reading, *, work: Work
     ) -> bool:
-        """Whether the origin shows that what it planned is this file, which is here."""
+        """Whether the origin shows that what it planned is this file, which is here.
+
+        No where it would have to show all of it: then it is read like any other.
+        """
+        if self._failures.of(file, self._clock.monotonic_s()) >= FAILURES_COUNTED:
+            return False
         try:
             wrong = await self._compare(file, planned, read, work)
         except DamselflyError as exc:  # Then it is read like any other; that says what is wrong.
@@ -205,47 +206,88 @@ class Possession:
         """The path of a file of which a span differs; None: they are equal."""
         if planned is None or planned.bytes != file.bytes:
             return file.path
+        failures = self._failures.of(file, self._clock.monotonic_s())
         turn = self._clock.wall_ns() // (DRAW_S * 10**9)
-        for index, start, stop in drawn(file, seed_of(self._store.proofs.key, file, turn)):
-            inside = sum(chunk.length for chunk in file.chunks[:index])
-            here = await work(partial(_read, self._store, file.chunks[index].digest, start, stop))
-            there = bytearray(stop - start)
-            async with read(planned, inside + start, inside + stop) as stream:
-                await stream.readinto(memoryview(there))
-            if here is None:
-                raise ArtifactNotFoundError(f"{file.path} has just gone from the store")
-            if here != bytes(there):
+        spans = drawn(file, seed_of(self._store.proofs.key, file, turn), failures)
+        are_many = 0 < failures < FAILURES_COUNTED and file.bytes > HARDER_WHOLE_BYTES_MAX
+        width = SPANS_TOGETHER_MAX if are_many else 1
+        starts = tuple(accumulate((chunk.length for chunk in file.chunks), initial=0))
+        while batch := list(islice(spans, width)):
+            jobs = (
+                partial(self._is_equal, file, planned, starts[span[0]], span, read, work)
+                for span in batch
+            )
+            if not all(await together(jobs, width)):
                 return file.path
         return None
 
+    async def _is_equal(
+        self,
+        file: ManifestFile,
+        planned: PlannedFile,
+        offset: int,
+        span: tuple[int, int, int],
+        read: Reading,
+        work: Work,
+    ) -> bool:
+        index, start, stop = span
+        digest = file.chunks[index].digest
+        here = await work(partial(_read, self._store, digest, start, stop))
+        if here is None:
+            raise ArtifactNotFoundError(f"{file.path} has just gone from the store")
+        there = bytearray(stop - start)
+        is_whole_anyway = file.bytes <= WHOLE_BYTES_MAX
+        try:
+            async with read(planned, offset + start, offset + stop) as stream:
+                await stream.readinto(memoryview(there))
+        except DamselflyError:
+            if not is_whole_anyway:
+                self._failures.note(digest, self._clock.monotonic_s(), 1)
+            raise
+        if here == bytes(there):
+            return True
+        if not is_whole_anyway:
+            self._failures.note(digest, self._clock.monotonic_s())
+        return False
+
 
 class Failures:
-    """How often artifacts were named by who did not have them. Bounded, and pure."""
+    """Of which chunks origins lately had other bytes, and how often. Bounded, and pure."""
 
     def __init__(self) -> None:
-        self._failed_s: OrderedDict[Digest, tuple[float, ...]] = OrderedDict()
+        self._failed: OrderedDict[Digest, tuple[int, float]] = OrderedDict()
+        self._forgotten = 0, 0.0
+        """The failures of chunks that had to make room, and when: they count for every file."""
 
     def __len__(self) -> int:
-        return len(self._failed_s)
+        return len(self._failed)
 
-    def are_too_many(self, artifact: Digest, now_s: float) -> bool:
-        """Whether it was named in vain so often that it rests."""
-        failed_s = self._failed_s.get(artifact, ())
-        return len(failed_s) >= FAILURES_MAX and now_s - failed_s[-1] < REFUSED_S
+    def of(self, file: ManifestFile, now_s: float) -> int:
+        """How often somebody has failed lately with a chunk of this file."""
+        count = _lately(self._forgotten, now_s)
+        if self._failed:
+            failed = {chunk.digest for chunk in file.chunks} & self._failed.keys()
+            count = max((count, *(_lately(self._failed[digest], now_s) for digest in failed)))
+        return count
 
-    def note(self, artifact: Digest, now_s: float) -> None:
-        """It was named in vain once more."""
-        before = self._failed_s.pop(artifact, ())
-        lately = [each for each in before if now_s - each < REFUSED_S]
-        self._failed_s[artifact] = (*lately, now_s)[-FAILURES_MAX:]
-        if len(self._failed_s) > REFUSED_MAX:
-            # A flood of others must not make anybody forget one that rests.
-            del self._failed_s[min(self._failed_s, key=lambda each: self._weight(each, now_s))]
+    def note(self, chunk: Digest, now_s: float, count_max: int = FAILURES_COUNTED) -> None:
+        """Somebody has failed with this chunk; that makes no more than `count_max` of it."""
+        before = _lately(self._failed.pop(chunk, (0, 0.0)), now_s)
+        self._failed[chunk] = max(before, min(before + 1, count_max)), now_s
+        if len(self._failed) > FAILED_MAX:
+            # A flood of others frees nobody: what is forgotten counts for all.
+            least = min(self._failed, key=lambda each: _lately(self._failed[each], now_s))
+            count, failed_s = self._failed.pop(least)
+            if count := _lately((count, failed_s), now_s):
+                self._forgotten = (
+                    max(count, _lately(self._forgotten, now_s)),
+                    max(failed_s, self._forgotten[1]),
+                )
 
-    def _weight(self, artifact: Digest, now_s: float) -> tuple[int, float]:
-        failed_s = self._failed_s[artifact]
-        lately = sum(now_s - each < REFUSED_S for each in failed_s)
-        return lately, failed_s[-1]
+
+def _lately(failed: tuple[int, float], now_s: float) -> int:
+    count, failed_s = failed
+    return count if now_s - failed_s < FAILED_S else 0
 
 
 def seed_of(key: bytes, file: ManifestFile, turn: int) -> bytes:
@@ -253,24 +295,37 @@ def seed_of(key: bytes, file: ManifestFile, turn: int) -> bytes:
     return blake3(_SPANS_MARK + b"%d:" % turn + file.id.raw, key=key).digest()
 
 
-def drawn(file: ManifestFile, seed: bytes) -> Iterator[tuple[int, int, int]]:
-    """Spans of a file to compare: the chunk, and where in it; in chunks drawn by their bytes."""
-    if file.bytes <= WHOLE_BYTES_MAX:
+def drawn(file: ManifestFile, seed: bytes, failures: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Spans of a file to compare: the chunk, and where in it; in chunks drawn by their bytes.
+
+    After failures they are in every chunk, or all of it.
+    """
+    whole_bytes_max = HARDER_WHOLE_BYTES_MAX if failures else WHOLE_BYTES_MAX
+    if file.bytes <= whole_bytes_max or failures >= FAILURES_COUNTED:
         for index, chunk in enumerate(file.chunks):
             yield index, 0, chunk.length
         return
-    stops: list[int] = []
-    at = 0
-    for chunk in file.chunks:
-        at += chunk.length
-        stops.append(at)
-    for number in range(SPANS_MIN + file.bytes // BYTES_PER_SPAN):
-        byte = int.from_bytes(blake3(b"%d" % number, key=seed).digest(16)) % file.bytes
+    numbers = count()
+    if failures:
+        for index, chunk in enumerate(file.chunks):
+            for _ in range(SPANS_OF_CHUNK[failures]):
+                yield index, *_around(_below(chunk.length, next(numbers), seed), chunk.length)
+        return
+    stops = tuple(accumulate(chunk.length for chunk in file.chunks))
+    for number in islice(numbers, SPANS_MIN + file.bytes // BYTES_PER_SPAN):
+        byte = _below(file.bytes, number, seed)
         index = bisect_right(stops, byte)
         length = file.chunks[index].length
-        within = byte - (stops[index] - length)
-        start = max(0, min(within, length - SPAN_BYTES))
-        yield index, start, min(length, start + SPAN_BYTES)
+        yield index, *_around(byte - (stops[index] - length), length)
+
+
+def _below(limit: int, number: int, seed: bytes) -> int:
+    return int.from_bytes(blake3(b"%d" % number, key=seed).digest(16)) % limit
+
+
+def _around(byte: int, length: int) -> tuple[int, int]:
+    start = max(0, min(byte, length - SPAN_BYTES))
+    return start, min(length, start + SPAN_BYTES)
 
 
 def _read(store: Store, digest: Digest, start: int, stop: int) -> bytes | None:

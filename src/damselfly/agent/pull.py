@@ -11,14 +11,13 @@ finds ends that pull and no more (`LocalProtocolError`).
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from damselfly.agent import possession
 from damselfly.agent.checking import Checker
@@ -40,7 +39,7 @@ from damselfly.errors import (
 )
 from damselfly.model.bitmap import indexes_of
 from damselfly.model.digest import Digest
-from damselfly.model.manifest import Manifest
+from damselfly.model.manifest import Manifest, ManifestFile
 from damselfly.model.plan import Plan, PlannedFile
 from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS, Access
@@ -63,6 +62,10 @@ ROUNDS_MAX = 3
 """A disk that loses chunks between their writing and their sealing so often is broken."""
 
 
+def _no_endpoint(_ref: Ref) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """What every pull of an agent works with."""
@@ -77,8 +80,15 @@ class Workshop:
     """For reading whole files back, which would hold up what lands; None: the workers do it."""
     rights: Rights = field(default_factory=Rights)
     signatures: Signatures = field(default_factory=Signatures)
+    endpoint_of: Callable[[Ref], str] = _no_endpoint
+    """Where what a ref names is asked, if the ref does not say; see `Origins.endpoint_of`."""
     policy: str = "auto"
     """When origins are asked, where a pull does not say: `auto`, `never` or `always`."""
+
+    @cached_property
+    def possession(self) -> possession.Possession:
+        """One for all: who failed in a pull has failed for every volume."""
+        return possession.Possession(self.store, self.clock)
 
     async def work(self, function: "partial[_T]") -> _T:
         """Run what touches the disk in a worker."""
@@ -272,10 +282,10 @@ class Pull:
         digests: list[Digest | None] = (
             list(target.manifest.digests) if target.manifest else [None] * plan.chunk_count
         )
-        if target.manifest is None:
-            await self._adopt(target, files, digests)
-        else:
+        if target.manifest is not None:
             await shop.work(partial(shop.store.keep_manifest, target.manifest))
+        elif self.policy != "never":  # The origin has to show what is adopted.
+            await self._adopt(target, files, digests)
         begin = partial(shop.store.ingest, plan, digests, files)
         ingest = await handed_over(shop.workers, begin, Ingest.close)
         try:
@@ -284,6 +294,9 @@ class Pull:
                 whole = Shown(manifest.digest, None)
                 now_ns = shop.clock.wall_ns()
                 await shop.work(partial(possession.note, shop.store, self.ref, whole, now_ns))
+            if target.manifest is None or target.is_told:
+                name = str(self.ref.unpinned.named)
+                await shop.work(partial(shop.store.keep_versions, name, plan, manifest))
         finally:
             await asyncio.shield(shop.work(partial(ingest.close)))
         return target, manifest
@@ -304,21 +317,21 @@ class Pull:
     async def _adopt(
         self, target: Target, files: frozenset[int], digests: list[Digest | None]
     ) -> None:
-        """Find files that are here already, by the digests that the origin published of them.
+        """Find files that are here already, by published digests or by the version of before.
 
+        A version counts for the very ref that it was delivered to, and at the same path.
         The others of the swarm are told these digests, pods among them: so the origin has to show
         that it has the bytes, whoever asks (`possession.py`).
         """
         shop, plan = self._workshop, target.plan
-        named = [number for number in sorted(files) if plan.files[number].digests]
-        owner = possession.Possession(shop.store, shop.clock)
+        name = str(self.ref.unpinned.named)
         read = partial(self._open_span, self._place_of(target))
-        for number in named:
+        for number in sorted(files):
             planned = plan.files[number]
             if planned.bytes < ADOPTED_BYTES_MIN:
                 continue
-            found = await shop.work(partial(shop.store.whole_like, planned))
-            if found is None or not await owner.has(planned, found, read, work=shop.work):
+            found = await shop.work(partial(_found_here, shop.store, name, planned))
+            if found is None or not await shop.possession.has(planned, found, read, work=shop.work):
                 continue
             for index, chunk in zip(plan.indexes(number), found.chunks, strict=True):
                 digests[index] = chunk.digest
@@ -406,7 +419,7 @@ class Pull:
             self._swarm = swarm
             swarm.journal = self.journal
             swarm.journal_from_s = self._began_s
-            swarm.origin_name = host_of(place)
+            swarm.origin_name = host_of(place, shop.endpoint_of(place))
             if is_first:  # Another pull may have been at it, and brought what we want.
                 self._bytes_from_store = _bytes_of(plan, swarm.planner.have & self._wanted)
             await self._completed(target, ingest, files, swarm)
@@ -498,6 +511,10 @@ class Pull:
         )
 
 
+def _found_here(store: Store, ref: str, file: PlannedFile) -> ManifestFile | None:
+    return store.whole_like(file) or store.same_version(ref, file)
+
+
 def _bits_of(plan: Plan, files: Iterable[int]) -> int:
     bits = 0
     for number in files:
@@ -551,8 +568,13 @@ def is_held(state: ArtifactState) -> bool:
     return state is not ArtifactState.KNOWN
 
 
-def host_of(ref: Ref) -> str:
-    """Whom the origin's chunks are from: never with a query, never with anybody's name."""
-    parts = urlsplit(ref.safe)
-    host = parts.netloc.rpartition("@")[2]
-    return host if parts.scheme in {"http", "https"} else f"{parts.scheme}://{host}"
+def host_of(ref: Ref, endpoint: str = "") -> str:
+    """Whom the origin's chunks are from: never with a query, never with anybody's name.
+
+    A repository or a bucket is told, and where it is asked if the ref does not say.
+    """
+    if ref.scheme in {"http", "https"}:
+        return ref.netloc
+    names = {"hf": ref.repository, "oci": f"{ref.netloc}/{ref.repository}"}
+    named = f"{ref.scheme}://{names.get(ref.scheme, ref.netloc)}"
+    return f"{named} at {endpoint}" if endpoint else named

@@ -23,7 +23,7 @@ from functools import partial
 
 from damselfly.agent.holdings import Holdings, Shown
 from damselfly.agent.holds import Holds
-from damselfly.agent.possession import Possession, is_known
+from damselfly.agent.possession import is_known
 from damselfly.agent.preparation import Preparation, Wish
 from damselfly.agent.prover import Prover
 from damselfly.agent.pull import Pull, Workshop
@@ -91,7 +91,6 @@ class Volumes:
         self._prover = Prover(
             shop.store.proofs, shop.origins, shop.workers, shop.clock, settings.proof_ttl_s
         )
-        self._possession = Possession(shop.store, shop.clock)
         self._holds = Holds(shop.store, shop.work)
         self._preparations: dict[Wish, Preparation] = {}
         self._fresh: OrderedDict[Wish, tuple[Shown, float]] = OrderedDict()
@@ -218,7 +217,7 @@ class Volumes:
         if len(self._preparations) >= self._limits.preparations_max:
             raise UnavailableError(f"{len(self._preparations)} volumes are being opened already")
         preparation = Preparation(
-            wish, self._shop, self._holdings, self._prover, self._possession, self._begin
+            wish, self._shop, self._holdings, self._prover, self._shop.possession, self._begin
         )
         self._preparations[wish] = preparation
         preparation.task = self._tasks.create_task(preparation.run())

@@ -31,6 +31,8 @@ def run(args: Namespace) -> int:
     coloured = is_coloured(sys.stdout)
     for head, text in _facts(told):
         print(f"{paint(head.ljust(10), BOLD, coloured=coloured)}{plain(text)}")
+    if not _by_way(told):
+        return 0
     print()
     for way, runs in sorted(_by_way(told).items(), key=lambda item: -_bytes(item[1])):
         count = sum(run.chunks for run in runs)
@@ -64,6 +66,7 @@ _Way = tuple[str, str, str]
 def _facts(told: Explained) -> list[tuple[str, str]]:
     missing = f", {told.chunks_missing} have not come" if told.chunks_missing else ""
     return [
+        *([("failed", told.error)] if told.error else []),
         ("pull", f"{told.ref}, {told.phase} after {seconds_text(told.seconds)}"),
         ("artifact", told.artifact or "not known yet"),
         ("chunks", f"{told.chunks}{missing}"),

@@ -282,7 +282,10 @@ class ExplainedFile(Record):
 
 
 class Explained(Record):
-    """Where the chunks of one pull came from, and why; `policy` is `--origin`'s."""
+    """Where the chunks of one pull came from, and why; `policy` is `--origin`'s.
+
+    `error` is why a pull failed.
+    """
 
     ref: str
     artifact: str | None
@@ -293,6 +296,7 @@ class Explained(Record):
     chunks: int
     chunks_missing: int
     files: tuple[ExplainedFile, ...] = ()
+    error: str | None = None
 
 
 class VerifyProgress(Record):

@@ -27,6 +27,8 @@ REF_CHARS_MAX = 4096
 VERSION_CHARS_MAX = 512
 FILE_DIGESTS_MAX = 4
 
+_VERSIONS = ("version-id:", "generation:", 'etag:"', "blob:", "lfs:", "sha256:")
+"""Neither times, which two contents may have, nor weak ETags, which are for what is alike."""
 _FILE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
@@ -57,6 +59,11 @@ class PlannedFile:
     def bytes(self) -> int:
         """The file's size."""
         return sum(self.lengths)
+
+    @property
+    def is_versioned(self) -> bool:
+        """Whether whatever has this version, at this path of this ref, has the same content."""
+        return self.version.startswith(_VERSIONS)
 
     @cached_property
     def stops(self) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
+from damselfly.model.schemes import SCHEMES
+
 PREFIXES_MAX = 256
 _PREFIX = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)(/[^?#\s]*)?", re.ASCII)
 _PATH = re.compile(r"(?:[A-Za-z0-9/._~!$&'()*+,;=:@-]|%[0-9A-F]{2})*", re.ASCII)
@@ -50,6 +52,18 @@ def checked(word: str) -> str:
     if scheme not in _PLACED:
         host = host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, "\0"))
     return f"{scheme}://{host}{path}"
+
+
+def check_spoken(prefix: str, others: Iterable[str] = ()) -> None:
+    """Make sure that some origin speaks the scheme of a prefix: those of `others` do, too.
+
+    Raises:
+        ValueError: none does, so no ref would ever lie below it.
+    """
+    scheme = prefix.partition("://")[0]
+    if scheme not in {*SCHEMES, *others}:
+        known = ", ".join(f"{one}://" for one in (*SCHEMES[1:], *others))
+        raise ValueError(f"no origin speaks {scheme}://: known are {known}")
 
 
 def is_below(location: str, prefix: str) -> bool:

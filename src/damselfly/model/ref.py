@@ -19,14 +19,13 @@ import posixpath
 import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from damselfly.errors import UsageError
 from damselfly.model.digest import Digest
-from damselfly.model.hub_parts import HubParts
+from damselfly.model.hub_parts import KINDS, HubParts
+from damselfly.model.schemes import SCHEMES
 
-SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
-"""Those that are spoken here. Others may be: whether any origin does, its registry says."""
 REF_CHARS_MAX = 4096
 
 _URL = re.compile(r"(?s)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?")
@@ -40,6 +39,7 @@ _PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLACED = frozenset({"hf", "s3", "gs", "az"})
 _WEB = frozenset({"http", "https"})
+_REPOSITORIES = frozenset({"hf", "oci"})
 _NAMED = re.compile(r"blake3=[0-9a-f]{64}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -87,6 +87,9 @@ class Ref:
                 raise UsageError(f"{shown!r} names no {_place_of(scheme)}")
         else:
             netloc = _netloc(scheme, netloc.lower(), shown)
+        if scheme in _REPOSITORIES and ".." in map(unquote, path.split("/")):
+            # It would lead out of a revision or of a repository, into another one.
+            raise UsageError(f"{shown!r} has a .. in it: write where it leads")
         return cls(
             scheme,
             netloc,
@@ -167,6 +170,11 @@ class Ref:
             return False
         ours, theirs = self._repository[2], place._repository[2]
         return theirs == ours or f"{theirs}/".startswith(f"{ours.rstrip('/')}/")
+
+    @property
+    def repository(self) -> str:
+        """The repository of a hub or a registry, without a revision; elsewhere nothing."""
+        return self._repository[0].strip("/").removeprefix(f"{KINDS[0]}/")
 
     @property
     def _repository(self) -> tuple[str, str, str]:

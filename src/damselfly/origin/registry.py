@@ -1,7 +1,10 @@
 """Which origin speaks a ref's scheme."""
 
-from damselfly.errors import UsageError
+from urllib.parse import urlsplit
+
+from damselfly.errors import DamselflyError, UsageError
 from damselfly.model.ref import Ref
+from damselfly.model.schemes import SCHEMES
 from damselfly.origin.az import AZContainers
 from damselfly.origin.az_account import AZAccount
 from damselfly.origin.bucket import BucketOrigin
@@ -12,13 +15,12 @@ from damselfly.origin.gate import Gate
 from damselfly.origin.gs import GSBuckets, endpoint_of
 from damselfly.origin.http import HTTPOrigin
 from damselfly.origin.hub import HubOrigin
+from damselfly.origin.hub_environment import HubEnvironment
 from damselfly.origin.oci import OCIOrigin
 from damselfly.origin.port import Origin, OriginLimits
 from damselfly.origin.s3 import S3API
 from damselfly.origin.s3_place import S3Place
 from damselfly.origin.web import Web
-
-_SCHEMES = ("file", "http", "https", "hf", "s3", "gs", "az", "oci")
 
 
 class Origins:
@@ -47,16 +49,38 @@ class Origins:
         Raises:
             UsageError: there is none for its scheme.
         """
-        schemes = (*_SCHEMES, *self._clouds.fsspec)
+        schemes = (*SCHEMES, *self._clouds.fsspec)
         if ref.scheme not in schemes:
             known = ", ".join(f"{scheme}://" for scheme in schemes)
             raise UsageError(f"no origin speaks {ref.scheme}:// ({ref.safe}): known are {known}")
         kind = "http" if ref.scheme == "https" else ref.scheme
-        if kind not in _SCHEMES:
+        if kind not in SCHEMES:
             kind = "fsspec"
         if kind not in self._made:
             self._made[kind] = self._make(kind)
         return self._made[kind]
+
+    def endpoint_of(self, ref: Ref) -> str:
+        """The host of the endpoint where the bucket or repository of a ref is asked.
+
+        Empty where the ref says it, and for Amazon's own, which has a host for every bucket.
+        """
+        clouds = self._clouds
+        try:
+            match ref.scheme:
+                case "hf":
+                    where = HubEnvironment().endpoint
+                case "s3":
+                    where = (self._s3 or S3Place.of()).endpoint or ""
+                case "gs":
+                    where = endpoint_of(clouds.gs_endpoint)
+                case "az":
+                    where = AZAccount.of(clouds.az_account, clouds.az_endpoint).endpoint
+                case _:
+                    where = ""
+        except DamselflyError:
+            return ""  # Whoever asks there is told what is wrong.
+        return urlsplit(where).netloc.rpartition("@")[2]
 
     async def close(self) -> None:
         """Give everything back."""
