@@ -24,6 +24,7 @@ from damselfly.errors import (
     UsageError,
 )
 from damselfly.model.hub_ref import HubRef, is_commit
+from damselfly.model.oci_name import OCIName
 from damselfly.model.paths import check_tree
 from damselfly.model.ref import Ref
 from damselfly.origin.access import ANONYMOUS
@@ -34,7 +35,6 @@ from damselfly.origin.gate import rest_told_by, told_rest_s
 from damselfly.origin.hub_api import FILE_BYTES_MAX, Entry, HubAPI
 from damselfly.origin.hub_environment import HubEnvironment
 from damselfly.origin.oci_manifest import OCIIndex, parse_oci_manifest
-from damselfly.origin.oci_name import OCIName
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.renewed import LASTING_S_MAX, expiry_of
 from damselfly.origin.signature_process import answered

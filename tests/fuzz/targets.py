@@ -158,7 +158,9 @@ def budgets(data: bytes) -> None:
         assert BudgetQuestion.parse(question.to_json()) == question
         home = BudgetHome(rates)
         answer = home.asked(question, 0.0)
-        assert BudgetReply.parse(answer.to_json()).is_limited
+        told_again = BudgetReply.parse(answer.to_json())
+        assert told_again.limits_requests
+        assert told_again.limits_bytes
         assert len(answer.slots) <= question.requests
         assert answer.length <= question.length
         told = home.next_action()

@@ -74,7 +74,7 @@ class KeylessAuthority:
         self, identity: str, issuer: str, name: str, files: Sequence[tuple[str, str]]
     ) -> bytes:
         """A signature by somebody whom an issuer vouches for, over files and their SHA-256."""
-        throwaway = signer(private_key(self._folder / "throwaway.pem"), None)(name, files)
+        throwaway = signer(private_key(self._folder / "throwaway.pem"), None)(name, files, None)
         payload = base64.b64decode(json.loads(throwaway)["dsseEnvelope"]["payload"])
         key = _new_key()
         certificate = self._vouched(key.public_key(), identity, issuer)

@@ -26,4 +26,4 @@ def keep_heap() -> bool:
         (_M_TRIM_THRESHOLD, KEPT_BYTES),
         (_M_TOP_PAD, KEPT_BYTES // 8),
     )
-    return sum(mallopt(name, value) for name, value in settings) == len(settings)
+    return [mallopt(name, value) for name, value in settings] == [1] * len(settings)
