@@ -190,7 +190,9 @@ class Signatures:
             _check_size(manifest.files[number].bytes)
             content = whole_content(store, manifest.files[number])
             digests = whole_digests(store, manifest, case.numbers - {number}, stopped)
-            signer = signature.verify(content, trust, digests, case.others, is_whole=case.is_whole)
+            signer = signature.verify(
+                content, trust, digests, case.others, is_whole=case.is_whole, stopped=stopped
+            )
         extra = {"ref": case.ref.safe, "artifact": str(manifest.digest), "signer": signer}
         logger.info("signature.verified", extra=extra | {"files": len(digests)})
         return Found(key, trust.method, signer, case.numbers)

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, cast
 
-from damselfly.errors import SignatureError, UsageError
+from damselfly.errors import CancelledError, SignatureError, UsageError
 from damselfly.model.digest import Digest
 from damselfly.model.manifest import MANIFEST_NAME
 from damselfly.model.paths import PUSH_DIRECTORY
@@ -31,6 +32,8 @@ INSTALL = "pip install 'damselfly[sign]'"
 KEY_BYTES_MAX = 64 << 10
 PROCESS_S = 60.0
 """It takes two seconds, nearly all of it imports; a machine that is busy takes longer."""
+LOOK_S = 0.25
+"""How often somebody who waits for it looks whether they still shall."""
 _ANSWER_BYTES_MAX = 64 << 10
 IGNORED = (
     SIGNATURE_NAME,
@@ -104,6 +107,7 @@ def verify(
     others: Iterable[str] = (),
     *,
     is_whole: bool = True,
+    stopped: Event | None = None,
 ) -> str:
     """Make sure that somebody who is trusted signed these files; returns who, for people.
 
@@ -112,29 +116,46 @@ def verify(
 
     Raises:
         SignatureError: it is not so; says why.
+        CancelledError: `stopped` was set.
     """
     if len(signature) > SIGNATURE_BYTES_MAX:
         raise SignatureError(
             f"{SIGNATURE_NAME} has {len(signature)} bytes, more than {SIGNATURE_BYTES_MAX}"
         )
     try:
-        done = subprocess.run(
-            # Not from where the agent happens to stand, nor with what it has in its environment.
-            [sys.executable, "-P", "-m", "damselfly.origin.signature_process"],
-            input=trust.question(signature, digests, others, is_whole=is_whole),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ},
-            timeout=PROCESS_S,
-            check=False,
-        )
-        answer = cast("dict[str, Any]", json.loads(done.stdout[:_ANSWER_BYTES_MAX]))
+        question = trust.question(signature, digests, others, is_whole=is_whole)
+        answered = _asked(question, stopped or Event())
+        answer = cast("dict[str, Any]", json.loads(answered[:_ANSWER_BYTES_MAX]))
     except (OSError, subprocess.TimeoutExpired, ValueError) as exc:
         raise SignatureError(f"{SIGNATURE_NAME} could not be verified") from exc
     if "signer" in answer:
         return str(answer["signer"])
     raise SignatureError(str(answer["refused"]))
+
+
+def _asked(question: bytes, stopped: Event) -> bytes:
+    """Ask a process that ends with this call, whatever happens."""
+    with subprocess.Popen(
+        # Not from where the agent happens to stand, nor with what it has in its environment.
+        [sys.executable, "-P", "-m", "damselfly.origin.signature_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ},
+    ) as process:
+        try:
+            rest: bytes | None = question
+            for _ in range(round(PROCESS_S / LOOK_S)):
+                try:
+                    return process.communicate(rest, timeout=LOOK_S)[0]
+                except subprocess.TimeoutExpired:
+                    rest = None  # It goes on with what it was given.
+                if stopped.is_set():
+                    raise CancelledError(f"verifying {SIGNATURE_NAME} was stopped")
+            raise subprocess.TimeoutExpired(process.args, PROCESS_S)
+        finally:
+            process.kill()
 
 
 def is_installed() -> bool:
