@@ -16,6 +16,7 @@ from damselfly.model.digest import Digest
 from damselfly.model.manifest import Manifest
 from damselfly.model.plan import Plan
 from damselfly.model.ref import Ref
+from damselfly.origin.access import Access
 from tests.integration.agent_fleet import sha256
 from tests.integration.pull_workshop import LIMITS, SAMPLE, SampleOrigin, workshop
 
@@ -42,7 +43,13 @@ class Told(SampleOrigin):
         self.refuted_ones: list[Digest | None] = []
         self.sealed_ones: list[Digest] = []
 
-    async def resolve(self, *args: object) -> Target:
+    async def resolve(
+        self,
+        ref: Ref,
+        access: Access,
+        age_s_max: float | None = None,
+        policy: str = "auto",
+    ) -> Target:
         return self.target
 
     async def refuted(self, ref: Ref, plan: Plan, artifact: Digest | None = None) -> None:
