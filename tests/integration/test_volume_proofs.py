@@ -84,7 +84,8 @@ def test_a_store_of_before_proofs_is_taken_over(root: Path) -> None:
     opened(root).close()
     with closing(sqlite3.connect(root / "catalog.sqlite")) as connection:
         connection.executescript(
-            "DROP TRIGGER whole_gone; DROP TABLE signature; DROP TABLE whole;"
+            "DROP TRIGGER version_gone; DROP TABLE version; DROP TABLE signature;"
+            "DROP TRIGGER whole_gone; DROP TABLE whole;"
             " DROP TABLE proof; PRAGMA user_version = 1"
         )
     (root / "proof.key").unlink()
