@@ -11,7 +11,7 @@ from damselfly.p2p.transport import BufferPool, BufferShare
 
 @pytest.fixture
 async def held() -> AsyncGenerator[AsyncExitStack]:
-    async with AsyncExitStack() as held, asyncio.timeout(10):
+    async with AsyncExitStack() as held:
         yield held
 
 
@@ -37,7 +37,13 @@ async def test_who_holds_none_is_served_after_others_took_what_they_could(
     for _ in range(4):
         await _greedy(held, BufferShare(pool))
 
-    async with BufferShare(pool).buffer(1), pool.buffer(), pool.buffer(), pool.buffer():
+    async with (
+        asyncio.timeout(10),
+        BufferShare(pool).buffer(1),
+        pool.buffer(),
+        pool.buffer(),
+        pool.buffer(),
+    ):
         assert pool.taken <= pool.count
 
 
@@ -47,7 +53,7 @@ async def test_shares_leave_room_for_what_comes_by_none(held: AsyncExitStack, co
     for _ in range(count):
         await _greedy(held, BufferShare(pool))
 
-    async with pool.buffer():
+    async with asyncio.timeout(10), pool.buffer():
         assert pool.taken <= count
 
 
