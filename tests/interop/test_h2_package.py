@@ -458,12 +458,12 @@ async def test_bytes_too_few_to_be_woken_for_still_count_as_progress() -> None:
         for at in range(0, len(data), 1600):
             server.writer.write(data[at : at + 1600])
             await server.writer.drain()
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.3)
 
     pool = PeerPool(Limits(wake_bytes=1 << 20, wake_bytes_min=1))
     async with stranger(answer) as address:
         buffer = memoryview(bytearray(16_000))
-        reply = await pool.fetch_into(address, "/", buffer, stall_s=0.5)
+        reply = await pool.fetch_into(address, "/", buffer, stall_s=2.0)
         await pool.close()
 
     assert reply.length == 16_000
