@@ -26,9 +26,9 @@ from damselfly.origin.az import AZContainers, check_answer
 from damselfly.origin.az_account import AZAccount
 from damselfly.origin.bucket import BucketObject
 from damselfly.origin.bucket_push import PART_BYTES, BucketDestination, Held, Marks, SentPart
-from damselfly.origin.gs_push import marks_of, session_of
 from damselfly.origin.port import OriginLimits
-from damselfly.origin.sliced import sliced
+from damselfly.origin.push_session import marks_of, session_of
+from damselfly.origin.sliced import md5_of, sliced
 from damselfly.origin.web import Answer, Web
 
 CONTENT_MARK = "x-ms-meta-damselfly_blake3"
@@ -180,7 +180,7 @@ class AZWriter:
         doing: str,
         sending_s: float = _SENDING_S,
     ) -> Answer:
-        md5 = await asyncio.to_thread(_md5_of, data)
+        md5 = await asyncio.to_thread(md5_of, data)
         said = {
             "Content-Length": str(len(data)),
             "Content-MD5": md5,  # Azure refuses what arrives as something else.
@@ -245,7 +245,3 @@ def _marked(marks: Marks) -> dict[str, str]:
 
 def _guard(over: Held | None) -> dict[str, str]:
     return {"If-None-Match": "*"} if over is None else {"If-Match": over.tag}
-
-
-def _md5_of(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

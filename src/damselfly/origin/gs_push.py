@@ -8,9 +8,7 @@ makes one object of them. That object comes into being whole, under `ifGeneratio
 """
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import json
 import re
 import secrets
@@ -37,7 +35,8 @@ from damselfly.origin.gs import GSBuckets, endpoint_of, query_of
 from damselfly.origin.gs_credentials import WRITE, GoogleCredentials
 from damselfly.origin.port import OriginLimits
 from damselfly.origin.push_journal import JOURNAL_NAME
-from damselfly.origin.sliced import sliced
+from damselfly.origin.push_session import marks_of, session_of
+from damselfly.origin.sliced import md5_of, sliced
 from damselfly.origin.together import together
 from damselfly.origin.web import Web
 
@@ -48,7 +47,6 @@ COMPOSED_MAX = 32
 
 _FIELDS = "name,size,generation,metadata,md5Hash"
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
-_SESSION = re.compile(r"[0-9a-f]{32},([a-z0-9]{1,16}:[0-9a-f]{64}),([0-9a-f]{64})", re.ASCII)
 _PART = re.compile(r"[0-9]{5}", re.ASCII)
 _SENDING_S = 600.0
 _FINISHING_S = 120.0
@@ -164,7 +162,7 @@ class GSWriter:
 
     def is_same(self, part: SentPart, data: bytes) -> bool:
         """Whether a part that is there has this content, by the MD5 that Google computed."""
-        return part.tag.partition(" ")[2] == _md5_of(data)
+        return part.tag.partition(" ")[2] == md5_of(data)
 
     async def send_part(self, key: str, session: str, number: int, data: bytes) -> SentPart:
         """Send a part; one that was there is replaced."""
@@ -221,7 +219,7 @@ class GSWriter:
         self, key: str, data: bytes, marks: Marks | None, guard: dict[str, str]
     ) -> tuple[Held, str]:
         doing = f"sending {self.shown(key)}"
-        md5 = await asyncio.to_thread(_md5_of, data)
+        md5 = await asyncio.to_thread(md5_of, data)
         about: dict[str, object] = {"name": key, "md5Hash": md5}
         if marks is not None:
             about["metadata"] = _metadata_of(marks)
@@ -307,27 +305,12 @@ class GSWriter:
         return f"{self._directory(session)}{number:05d}"
 
 
-def session_of(marks: Marks) -> str:
-    """A name for a session that tells what it is to become: whoever goes on has to know it."""
-    return f"{secrets.token_hex(16)},{marks.content},{marks.sha256}"
-
-
-def marks_of(session: str) -> Marks | None:
-    """What a session is to become; None if it is none that `session_of` named."""
-    match = _SESSION.fullmatch(session)
-    return None if match is None else Marks(match[1], match[2])
-
-
 def _metadata_of(marks: Marks) -> dict[str, str]:
     return {CONTENT_MARK: marks.content, SHA256_MARK: marks.sha256}
 
 
 def _guard(over: Held | None) -> dict[str, str]:
     return {"ifGenerationMatch": "0" if over is None else over.tag}
-
-
-def _md5_of(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _held_of(data: bytes, doing: str) -> tuple[Held, str]:

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from damselfly.errors import OriginDeniedError, OriginNotFoundError, RemoteProtocolError, UsageError
@@ -24,11 +24,11 @@ from damselfly.origin.port import OriginLimits
 from damselfly.origin.s3 import S3API, sha256_of
 from damselfly.origin.s3_errors import S3Refusal
 from damselfly.origin.s3_place import S3Place
+from damselfly.origin.sliced import sliced
 from damselfly.origin.web import Answer, Web
 
 CONTENT_MARK = "x-amz-meta-damselfly-blake3"
 SHA256_MARK = "x-amz-meta-sha256"
-_SLICE_BYTES = 256 << 10
 _SENDING_S = 600.0
 _FINISHING_S = 300.0
 """S3 says that putting parts together may take minutes."""
@@ -252,7 +252,7 @@ class S3Writer:
             doing=f"{_DOINGS[method]} {self.shown(key)}",
             query=query,
             headers=headers,
-            body=_sliced(data) if len(data) > _SLICE_BYTES else data,
+            body=sliced(data),
             bytes_max=bytes_max,
             sending_s=sending_s,
             fine=fine,
@@ -265,17 +265,6 @@ _DOINGS = {
     "DELETE": "deleting",
     "GET": "looking at",
 }
-
-
-def _sliced(data: bytes) -> Callable[[], AsyncIterable[bytes]]:
-    """A body that can be sent again, and does not keep the loop busy in one go."""
-
-    async def slices() -> AsyncIterable[bytes]:
-        view = memoryview(data)
-        for start in range(0, len(data), _SLICE_BYTES):
-            yield bytes(view[start : start + _SLICE_BYTES])
-
-    return slices
 
 
 async def _told_of(data: bytes) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Bodies of requests that can be sent again, and do not keep the loop busy in one go."""
 
+import base64
+import hashlib
 from collections.abc import AsyncIterable
 
 from damselfly.origin.web import Body
@@ -18,3 +20,8 @@ def sliced(data: bytes) -> Body:
             yield bytes(view[start : start + SLICE_BYTES])
 
     return slices
+
+
+def md5_of(data: bytes) -> str:
+    """What a body is, as `Content-MD5` says it (RFC 1864): against accidents alone."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

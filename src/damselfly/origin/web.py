@@ -165,17 +165,8 @@ class Web:
         doing = f"getting {shown(url)}"
         async with self._turn(url), self._asked("GET", url, {}, access, doing) as answer:
             check_status(answer, doing)
-            body = bytearray()
-            with _told(doing):
-                async with asyncio.timeout(self._limits.page_s):
-                    while data := await answer.content.readany():
-                        body += data
-                        if len(body) > bytes_max:
-                            raise RemoteProtocolError(
-                                f"{shown(url)} has more than {bytes_max} bytes"
-                            )
-            await self._count(answer, len(body))
-            return Page(bytes(body), str(answer.url), answer.content_type == "text/html")
+            body = await self._whole(answer, bytes_max, doing, shown(url))
+            return Page(body, str(answer.url), answer.content_type == "text/html")
 
     async def measure(self, url: str, access: Authorizer) -> Measured:
         """Ask for the size and the version of a file, reading at most a byte of it."""
@@ -239,17 +230,22 @@ class Web:
                 sending_s=sending_s,
             ) as answer,
         ):
-            told = bytearray()
-            with _told(doing):
-                async with asyncio.timeout(self._limits.page_s):
-                    while data := await answer.content.readany():
-                        told += data
-                        if len(told) > bytes_max:
-                            raise RemoteProtocolError(
-                                f"{doing}: the answer has more than {bytes_max} bytes"
-                            )
-            await self._count(answer, len(told))
-            return Answer(answer.status, answer.headers, bytes(told), str(answer.url))
+            told = await self._whole(answer, bytes_max, doing, f"{doing}: the answer")
+            return Answer(answer.status, answer.headers, told, str(answer.url))
+
+    async def _whole(
+        self, answer: aiohttp.ClientResponse, bytes_max: int, doing: str, what: str
+    ) -> bytes:
+        """The body of an answer, which is small or refused; `what` is what errors call it."""
+        body = bytearray()
+        with _told(doing):
+            async with asyncio.timeout(self._limits.page_s):
+                while data := await answer.content.readany():
+                    body += data
+                    if len(body) > bytes_max:
+                        raise RemoteProtocolError(f"{what} has more than {bytes_max} bytes")
+        await self._count(answer, len(body))
+        return bytes(body)
 
     # --- asking ---------------------------------------------------------------------------------
 
