@@ -1,6 +1,7 @@
 """A stock client of registries, ORAS: it pushes and we pull, we push and it pulls."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def client_of(registry: FakeRegistry) -> Any:
     if registry.wants != "nothing":
         client.auth.set_basic_auth("ada", "SECRET-OF-ADA")
     return client
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The client leaves a folder behind wherever temporary files go.
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
 
 
 async def push_by_oras(registry: FakeRegistry, *places: Path) -> None:
