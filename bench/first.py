@@ -8,7 +8,7 @@ least, and may pass it where a core is free.
     python -m bench.first --size 1GiB
 
 The same server (`bench.origin`) is behind `http://` and `s3://`, over loopback. Each pass has a new
-agent with an empty store, which is started before the clock is. Sides take turns; the first pass
+agent with an empty store, which is started before the clock is. Sides take turns in rotation; the first pass
 of each is thrown away, and medians of the others are told.
 """
 
@@ -115,9 +115,12 @@ def measure(
         "s3": lambda: by_agent(f"s3://{_BUCKET}/", folder / "run", digest, endpoint),
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for _ in range(passes + 1):
-        for name, side in sides.items():
-            found[name].append(side())
+    names = list(sides)
+    for turn in range(passes + 1):
+        # Each begins as often as the others: what ran before leaves memory warm, or cold.
+        for at in range(len(names)):
+            name = names[(turn + at) % len(names)]
+            found[name].append(sides[name]())
     medians = {
         name: {key: statistics.median(each[key] for each in told[1:]) for key in told[0]}
         for name, told in found.items()

@@ -4,7 +4,7 @@ Every read of a socket is an object of up to 256 KiB that lives for a moment. gl
 memory back to the kernel at once and asks for it again at the next read (mallopt(3): what is larger
 than M_MMAP_THRESHOLD is mapped by itself, and a heap whose end is free for more than
 M_TRIM_THRESHOLD shrinks), so each of its pages is zeroed and faulted in anew: a quarter of the CPU
-of a pull from an origin, measured. So the end of the heap is kept.
+of a pull from an origin on a busy machine. So the end of the heap is kept.
 """
 
 import ctypes
