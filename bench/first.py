@@ -8,8 +8,8 @@ least, and may pass it where a core is free.
     python -m bench.first --size 1GiB
 
 The same server (`bench.origin`) is behind `http://` and `s3://`, over loopback. Each pass has a new
-agent with an empty store, which is started before the clock is. Sides take turns in rotation; the first pass
-of each is thrown away, and medians of the others are told.
+agent with an empty store, which is started before the clock is. Sides take turns in rotation; the
+first pass of each is thrown away, and medians of the others are told.
 """
 
 import argparse
